@@ -1,0 +1,309 @@
+"""The conformance suite that every cell must pass, a third party's too.
+
+Shapes: B batch, T time, I input_size, H hidden_size.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cells.cell import Cell
+from cells.state import State, leaves, move, reset_rows
+
+Factory = Callable[[int, int], Cell]
+
+B, T, I, H = 3, 7, 4, 6  # noqa: E741  # awkward sizes: no two equal, none a power of two where it would hide a mix-up
+
+
+def check_cell(factory: Factory) -> None:
+    """Check that ``factory(input_size, hidden_size)`` builds a cell that keeps the contract of :class:`cells.Cell`.
+
+    Example:
+        >>> from functools import partial
+        >>> from cells import MomentumLSTM, check_cell
+        >>> check_cell(partial(MomentumLSTM, momentum=0.9, step_size=0.1))
+
+    Raises:
+        AssertionError: at the first rule that is broken, with the name of the cell, the rule, and what was found.
+    """
+    with torch.random.fork_rng():
+        for check in CHECKS:
+            torch.manual_seed(0)
+            try:
+                check(factory)
+            except Exception as error:
+                rule = (check.__doc__ or "").rstrip(".")
+                found = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
+                raise AssertionError(
+                    f"{_name(factory)} breaks the rule '{rule}' ({check.__name__}): {found}"
+                ) from error
+
+
+def check_construction(factory: Factory) -> None:
+    """factory(input_size, hidden_size) gives a Cell with these sizes and plain own arguments."""
+    cell = factory(I, H)
+    assert isinstance(cell, Cell), f"a cells.Cell is expected, not a {type(cell).__name__}"
+    sizes = cell.input_size, cell.hidden_size
+    assert sizes == (I, H), f"(input_size, hidden_size) = {(I, H)} was asked for, the cell says {sizes}"
+    assert _is_plain(cell.init_args), f"own arguments must be plain data, not {cell.init_args}"
+    again = type(cell)(I, H, **cell.init_args)
+    expected, found = _shapes(cell), _shapes(again)
+    assert found == expected, f"built again from its own arguments it has other parameters: {found}, not {expected}"
+
+
+def check_shapes(factory: Factory) -> None:
+    """Outputs are (B, T, hidden_size), every leaf of a state has the batch first, and any B and T are served."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    for rows, steps in ((B, T), (1, 1), (5, 2)):
+        y_BTH, last = cell(torch.randn(rows, steps, I, dtype=torch.float64))
+        assert y_BTH.shape == (rows, steps, H), (
+            f"outputs of shape {(rows, steps, H)} expected, got {tuple(y_BTH.shape)}"
+        )
+        for leaf in [*leaves(cell.initial_state(rows)), *leaves(last)]:
+            assert leaf.shape[:1] == (rows,), f"a state leaf for {rows} rows has shape {tuple(leaf.shape)}"
+    y_BH, following = cell.step(x_BTI[:, 0], state)
+    assert y_BH.shape == (B, H), f"one step gives {(B, H)}, got {tuple(y_BH.shape)}"
+    expected, found = ([tuple(leaf.shape) for leaf in leaves(tree)] for tree in (state, following))
+    assert found == expected, f"a step changes the shapes of the state from {expected} to {found}"
+
+
+def check_bad_input(factory: Factory) -> None:
+    """An input with no steps, of another width or of another rank raises a ValueError."""
+    cell = factory(I, H)
+    for shape in ((B, 0, I), (B, T, I + 1), (B, I)):
+        try:
+            cell(torch.zeros(shape))
+        except ValueError:
+            continue
+        raise AssertionError(f"an input of shape {shape} was accepted")
+
+
+def check_step_equals_forward(factory: Factory) -> None:
+    """forward gives the outputs, the last state and the gradients of the step loop."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    _assert_same("forward and the step loop", _run(cell, cell, x_BTI, state), _run(cell, cell.loop, x_BTI, state))
+
+
+def check_default_state(factory: Factory) -> None:
+    """No state given means initial_state."""
+    cell, x_BTI, _ = _cell_input_state(factory)
+    _assert_same("no state and initial_state", cell(x_BTI), cell(x_BTI, cell.initial_state(B)))
+
+
+def check_cut(factory: Factory) -> None:
+    """A sequence cut anywhere, with the state handed on, equals the whole."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    whole = cell(x_BTI, state)
+    for cut in range(1, T):
+        first, middle = cell(x_BTI[:, :cut], state)
+        second, last = cell(x_BTI[:, cut:], middle)
+        _assert_same(f"a sequence cut after step {cut} and the whole", (torch.cat([first, second], 1), last), whole)
+
+
+def check_rows_independent(factory: Factory) -> None:
+    """The rows of a batch do not see each other."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    y_BTH, last = cell(x_BTI, state)
+    for row in range(B):
+        alone = cell(x_BTI[row : row + 1], _rows(state, row))
+        _assert_same(f"row {row} alone and in the batch", alone, (y_BTH[row : row + 1], _rows(last, row)))
+
+
+def check_causality(factory: Factory) -> None:
+    """A later input changes no earlier output."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    before, _ = cell(x_BTI, state)
+    for t in range(1, T):
+        changed = x_BTI.clone()
+        changed[:, t:] += 1
+        _assert_same(
+            f"outputs before step {t} after a change from there", cell(changed, state)[0][:, :t], before[:, :t]
+        )
+
+
+def check_gradients(factory: Factory) -> None:
+    """Gradients in input, parameters and initial state equal finite differences (double precision)."""
+    cell = factory(2, 3).double().eval()
+    x_BTI = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
+    state = _random_state(cell, 2)
+    names, parameters = zip(*cell.named_parameters(), strict=True) if list(cell.parameters()) else ((), ())
+    state_leaves = leaves(state)
+
+    def run(x_BTI: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        initial = _unflatten(tensors[: len(state_leaves)], state)
+        weights = dict(zip(names, tensors[len(state_leaves) :], strict=True))
+        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, initial))
+        return y_BTH, *leaves(last)
+
+    torch.autograd.gradcheck(run, (x_BTI, *state_leaves, *parameters))
+
+
+def check_every_parameter_learns(factory: Factory) -> None:
+    """Every parameter that requires a gradient gets one."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    y_BTH, _ = cell(x_BTI, state)
+    y_BTH.sin().sum().backward()
+    idle = [name for name, p in cell.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not idle, f"no gradient reaches {', '.join(idle)}"
+
+
+def check_reset_rows(factory: Factory) -> None:
+    """Rows whose state is reset go on as from the start, the others as if nothing had been done."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    reset_B = torch.tensor([False, True, False])
+    y_BTH, _ = cell(x_BTI, reset_rows(state, reset_B, cell.initial_state(B)))
+    fresh, _ = cell(x_BTI)
+    kept, _ = cell(x_BTI, state)
+    _assert_same("rows after a reset of row 1", y_BTH, torch.where(reset_B[:, None, None], fresh, kept))
+
+
+def check_eval(factory: Factory) -> None:
+    """In eval mode two runs are equal, gradients flow, and train mode can be taken up again."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    _assert_same("two runs in eval mode", _run(cell, cell, x_BTI, state), _run(cell, cell, x_BTI, state))
+    with torch.no_grad():
+        _assert_same("eval with and without gradients", cell(x_BTI, state), cell(x_BTI, state))
+    cell.train()
+    cell(x_BTI, state)[0].sum().backward()
+
+
+def check_state_dict(factory: Factory) -> None:
+    """A state dict, carried to a second cell, carries the function, and holds tensors only."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    torch.manual_seed(1)
+    other = factory(I, H).double().eval()
+    other.load_state_dict(cell.state_dict())
+    _assert_same("a cell and one with its state dict", other(x_BTI, state), cell(x_BTI, state))
+
+
+def check_copies(factory: Factory) -> None:
+    """deepcopy and pickle give equal, independent cells with the same own arguments."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    expected = cell(x_BTI, state)
+    for how, other in (("deepcopy", copy.deepcopy(cell)), ("pickle", pickle.loads(pickle.dumps(cell)))):
+        _assert_same(f"a cell and its {how}", other(x_BTI, state), expected)
+        assert other.init_args == cell.init_args, f"{how} gives init_args {other.init_args}, not {cell.init_args}"
+        for parameter in other.parameters():
+            parameter.data.add_(1)
+        _assert_same(f"a cell before and after a change of its {how}", cell(x_BTI, state), expected)
+
+
+def check_dtypes(factory: Factory) -> None:
+    """float64 stays float64 and float32 float32, in outputs and states."""
+    for dtype in (torch.float32, torch.float64):
+        cell = factory(I, H).to(dtype)
+        y_BTH, last = cell(torch.randn(B, T, I, dtype=dtype))
+        found = {leaf.dtype for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()}
+        assert found == {dtype}, f"{dtype} gives {', '.join(map(str, sorted(found, key=str)))}"
+
+
+def check_autocast(factory: Factory) -> None:
+    """Under bf16 autocast outputs and gradients are finite and within 0.05 of float32."""
+    cell = factory(I, H).eval()
+    x_BTI = torch.randn(B, T, I)
+    state = cell.initial_state(B)
+    exact = _run(cell, cell, x_BTI, state)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = _run(cell, cell, x_BTI, state)
+    for a, b in zip(leaves(low), leaves(exact), strict=True):
+        assert a.isfinite().all(), "bf16 autocast gives a value that is not finite"
+        error = ((a.float() - b).abs().max() / b.abs().max().clamp(min=1)).item()
+        assert error < 0.05, f"bf16 autocast is {error:.3f} away from float32; less than 0.05 is expected"
+
+
+def check_device_move(factory: Factory) -> None:
+    """Moved to another device, the cell makes its states and outputs there."""
+    cell = factory(I, H).to("meta")
+    found = {str(leaf.device) for leaf in leaves(cell.initial_state(B))}
+    assert found <= {"meta"}, f"the states of a cell on 'meta' lie on {', '.join(sorted(found))}"
+    if torch.cuda.is_available():
+        cell, x_BTI, state = _cell_input_state(factory)
+        expected = cell(x_BTI, state)
+        y_BTH, last = cell.cuda()(x_BTI.cuda(), move(state, "cuda"))
+        _assert_same("a cell on cuda and on cpu", (y_BTH.cpu(), move(last, "cpu")), expected)
+
+
+CHECKS: tuple[Callable[[Factory], None], ...] = (
+    check_construction,
+    check_shapes,
+    check_bad_input,
+    check_step_equals_forward,
+    check_default_state,
+    check_cut,
+    check_rows_independent,
+    check_causality,
+    check_gradients,
+    check_every_parameter_learns,
+    check_reset_rows,
+    check_eval,
+    check_state_dict,
+    check_copies,
+    check_dtypes,
+    check_autocast,
+    check_device_move,
+)
+
+
+def _cell_input_state(factory: Factory) -> tuple[Cell, Tensor, State]:
+    cell = factory(I, H).double().eval()  # a cell may be random in train mode
+    return cell, torch.randn(B, T, I, dtype=torch.float64), _random_state(cell, B)
+
+
+def _random_state(cell: Cell, rows: int) -> State:
+    """A state that a run could have reached: not every tensor of the right shape is one."""
+    with torch.no_grad():
+        _, state = cell(torch.randn(rows, 5, cell.input_size, dtype=torch.float64))
+    tensors = [leaf.requires_grad_() if leaf.is_floating_point() else leaf for leaf in leaves(state)]
+    return _unflatten(tensors, state)
+
+
+def _run(cell: Cell, forward: Callable[..., Any], x_BTI: Tensor, state: State) -> list[Tensor]:
+    """Outputs, last state, and the gradients of a fixed function of both in everything that has one."""
+    x_BTI = x_BTI.detach().requires_grad_()
+    y_BTH, last = forward(x_BTI, state)
+    results = [leaf for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()]
+    sources = [x_BTI, *(leaf for leaf in leaves(state) if leaf.requires_grad), *cell.parameters()]
+    loss = torch.stack([leaf.sin().sum() for leaf in results]).sum()
+    gradients = torch.autograd.grad(loss, sources, materialize_grads=True)
+    return [*(leaf.detach() for leaf in results), *gradients]
+
+
+def _rows(state: State, row: int) -> State:
+    return _unflatten([leaf[row : row + 1] for leaf in leaves(state)], state)
+
+
+def _unflatten(tensors: Any, like: State) -> State:
+    return torch.utils._pytree.tree_unflatten(list(tensors), torch.utils._pytree.tree_structure(like))
+
+
+def _assert_same(what: str, found: Any, expected: Any) -> None:
+    for a, b in zip(leaves(found), leaves(expected), strict=True):
+        assert a.shape == b.shape, f"{what} differ in shape: {tuple(a.shape)} and {tuple(b.shape)}"
+        difference = (a - b).abs().max().item() if a.numel() else 0.0
+        tolerance = 1e-9 * max(1.0, b.abs().max().item() if b.numel() else 0.0)
+        assert difference <= tolerance, f"{what} differ by {difference:.2e}; at most {tolerance:.0e} is expected"
+
+
+def _shapes(cell: Cell) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in cell.named_parameters()}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _name(factory: Factory) -> str:
+    """The class and the own arguments of the cell, as far as they can be told without building it."""
+    function = getattr(factory, "func", factory)
+    arguments = ", ".join(f"{name}={value!r}" for name, value in getattr(factory, "keywords", {}).items())
+    return getattr(function, "__name__", repr(function)) + (f"({arguments})" if arguments else "")

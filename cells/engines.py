@@ -1,0 +1,83 @@
+"""How a driven cell is computed: which engine runs it, the library kernels, and the precision policy.
+
+Every engine gives the outputs, last states and gradients of the reference, so that a sequence may be cut anywhere and
+go on under another engine.
+
+Shapes: B batch, T time, H hidden_size, G = gates x H, D channels that reach the gate weights.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from cells.validation import one_of
+
+if TYPE_CHECKING:
+    from cells.driven import DrivenCell
+
+Engine = Literal["auto", "reference", "library"]
+ENGINES = ("auto", "reference", "library")
+
+
+def choose_engine(cell: DrivenCell) -> str:
+    """The engine that runs ``cell``: the one place where ``auto`` is decided.
+
+    ``library`` (oneDNN on the CPU, cuDNN on the GPU) wherever torch has a kernel for the core and the drive is linear;
+    ``reference``, the step loop, elsewhere.
+
+    Raises:
+        ValueError: if the cell asks for an engine that does not exist or cannot run it.
+    """
+    one_of("engine", cell.engine, ENGINES)
+    library = cell.kernel is not None and cell.drive.linear
+    if cell.engine == "library" and not library:
+        raise ValueError(f"engine is 'library', but torch has no kernel for {type(cell).__name__}: take 'auto'")
+    if cell.engine == "auto":
+        return "library" if library else "reference"
+    return cell.engine
+
+
+def run_library(
+    cell: DrivenCell, u_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor | None, state: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The core by torch's own kernel, on inputs u with v_t = W u_t + b.
+
+    Under autocast the kernel gets the low precision, explicitly: torch's own autocast rules for recurrent layers differ
+    between devices and layers. Outputs and states come back in the dtype of the parameters.
+    """
+    assert cell.kernel is not None  # choose_engine saw to it
+    dtype = cell.weight_hh.dtype
+    device = u_BTD.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    bias_hh_G = cell.bias_hh
+    weights = [weight_GD, cell.weight_hh]
+    if bias_hh_G is not None:
+        weights += [torch.zeros_like(bias_hh_G) if bias_G is None else bias_G, bias_hh_G]
+    with no_autocast(u_BTD):
+        hidden = tuple(leaf.to(low).unsqueeze(0) for leaf in state)
+        y_BTH, *last = cell.kernel(
+            u_BTD.to(low),
+            hidden if len(hidden) > 1 else hidden[0],
+            [weight.to(low) for weight in weights],
+            bias_hh_G is not None,
+            1,  # layers
+            0.0,  # dropout
+            torch.is_grad_enabled(),  # "train": keeps what the backward pass needs, also of a cell in eval mode
+            False,  # bidirectional
+            True,  # batch first
+        )
+    return y_BTH.to(dtype), tuple(leaf.squeeze(0).to(dtype) for leaf in last)
+
+
+def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """The precision policy: drives, scans and retractions run under this, only matrix products may be low precision."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, or in float64 if it is float64."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,79 @@
+"""Long short-term memory over every drive.
+
+Shapes: B batch, H hidden_size.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cells.driven import DrivenCell, IdentityDriven, MomentumDriven
+from cells.drives import Drive
+from cells.validation import number_in
+
+
+class LSTMState(NamedTuple):
+    """h and c, each of shape (B, H)."""
+
+    h: Tensor
+    c: Tensor
+
+
+class LSTMCore(DrivenCell):
+    """i, f, g, o = v_t + U h_{t-1} + b_hh; c_t = sig(f) c_{t-1} + sig(i) tanh(g); h_t = sig(o) tanh(c_t).
+
+    Source: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000; gate order i, f, g, o.
+
+    Args:
+        forget_bias: Value of the forget block of both biases after initialisation, so that their sum acts at step_size
+            1 without momentum; None keeps what ``init`` gives.
+    """
+
+    gates = 4
+    kernel = staticmethod(torch.lstm)
+
+    @abstractmethod
+    def __init__(
+        self, input_size: int, hidden_size: int, *, drive: Drive, forget_bias: float | None = None, **driven: Any
+    ) -> None:
+        self.forget_bias = None if forget_bias is None else number_in("(-inf, inf)", "forget_bias", forget_bias)
+        super().__init__(input_size, hidden_size, drive=drive, **driven)
+        if forget_bias is not None and self.bias_ih is None:
+            raise ValueError(f"forget_bias is {forget_bias}, but bias is False: None is expected")
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        forget_bias = 1.0 if self.forget_bias is None and self.init == "published" else self.forget_bias
+        for bias in (self.bias_ih, self.bias_hh):
+            if bias is not None and forget_bias is not None:
+                nn.init.constant_(bias[self.hidden_size : 2 * self.hidden_size], forget_bias)
+
+    def initial_core_state(self, zeros_BH: Tensor) -> LSTMState:
+        return LSTMState(zeros_BH, zeros_BH)
+
+    def core_step(self, v_BG: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        i, f, g, o = (v_BG + F.linear(state.h, self.weight_hh, self.bias_hh)).chunk(4, -1)
+        c_BH = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
+        h_BH = torch.sigmoid(o) * torch.tanh(c_BH)
+        return h_BH, LSTMState(h_BH, c_BH)
+
+
+class LSTM(IdentityDriven, LSTMCore):
+    """c_t = sig(f) c_{t-1} + sig(i) tanh(g), h_t = sig(o) tanh(c_t); i, f, g, o = W x_t + b_ih + U h_{t-1} + b_hh.
+
+    The same numbers and parameter names as torch.nn.LSTM with one layer.
+    """
+
+
+class MomentumLSTM(MomentumDriven, LSTMCore):
+    """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = mu v_{t-1} + s a_t.
+
+    Exactly an LSTM on the filtered input [x~_t, s~_t], x~_t = mu x~_{t-1} + s x_t and s~ the filtered 1.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """

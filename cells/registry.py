@@ -1,0 +1,114 @@
+"""Which cells there are. A concrete subclass of Cell is registered by being imported; there is no list to edit."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib.metadata import entry_points, packages_distributions
+from typing import Any
+
+from cells.cell import Cell
+
+ENTRY_POINT_GROUP = "cells"
+
+
+def load_entry_points() -> None:
+    """Import the cells that installed packages declare in the entry-point group ``cells``.
+
+    An entry point names a module or a class; importing it registers its cells. One that cannot be imported is
+    reported by a warning with its package, and the others stay usable.
+    """
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry_point.load()
+        except Exception as error:  # a plug-in may fail in any way, and must not take the program with it
+            package = entry_point.dist.name if entry_point.dist else "an unknown package"
+            warnings.warn(
+                f"the cells of {package} ({entry_point.value}) cannot be imported: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+
+
+def registered_cells() -> dict[str, list[type[Cell]]]:
+    """Every concrete subclass of Cell that has been imported, by name, in alphabetical order."""
+    cells: dict[str, list[type[Cell]]] = {}
+    for cell in sorted(set(_subclasses(Cell)), key=class_path):
+        if not inspect.isabstract(cell):
+            cells.setdefault(cell.__name__, []).append(cell)
+    return dict(sorted(cells.items()))
+
+
+def find_cell(name: str) -> type[Cell]:
+    """The cell of this name, or of this dotted path (``package.module.Class``).
+
+    Raises:
+        ValueError: for an unknown name (with the known ones, closest first), a name that two cells have (with both
+            paths), or a path that leads to no cell.
+    """
+    if "." in name:
+        return _import_cell(name)
+    cells = registered_cells()
+    if name not in cells:
+        known = {known.lower(): known for known in cells}
+        close = [known[match] for match in get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
+        others = [other for other in cells if other not in close]
+        raise ValueError(
+            f"there is no cell {name!r}; known cells, closest first: {', '.join(close + others)}; "
+            "a class of your own is named by its path, package.module.Class"
+        )
+    if len(cells[name]) > 1:
+        raise ValueError(
+            f"two cells have the name {name!r}: {' and '.join(map(class_path, cells[name]))}; take one of these paths"
+        )
+    return cells[name][0]
+
+
+def class_path(cls: type) -> str:
+    """The dotted path of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def origin(cell: type[Cell]) -> str:
+    """Where a cell comes from: ``built in``, the name of the installed package, or the module of a loose file."""
+    top = cell.__module__.partition(".")[0]
+    if top == "cells":
+        return "built in"
+    return ", ".join(packages_distributions().get(top, [cell.__module__]))
+
+
+def own_parameters(cell: type[Cell]) -> dict[str, inspect.Parameter]:
+    """The keyword arguments that a cell accepts beside its sizes, also those that it hands on to its base classes."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in cell.__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+        for parameter in parameters:
+            if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _subclasses(cls: Any) -> Iterator[type[Cell]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+def _import_cell(path: str) -> type[Cell]:
+    module_path, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_path)
+    except ImportError as error:
+        raise ValueError(f"the cell {path!r} cannot be imported: {error}") from error
+    cell = getattr(module, name, None)
+    if cell is None:
+        raise ValueError(f"the module {module_path!r} has no class {name!r}")
+    if not (isinstance(cell, type) and issubclass(cell, Cell)) or inspect.isabstract(cell):
+        raise ValueError(f"{path!r} is no cell: a subclass of cells.Cell with step and initial_state is expected")
+    return cell

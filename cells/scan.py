@@ -1,0 +1,70 @@
+"""The first-order linear recurrence v_t = c_t v_{t-1} + u_t over a whole sequence.
+
+Shapes: B batch, T time, C channels, N blocks of K steps (N K >= T).
+"""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
+    """All v_t of v_t = c_t v_{t-1} + u_t, elementwise over rows and channels.
+
+    The sequence is cut into about sqrt(T) blocks that are scanned side by side, and the ends of the blocks are then
+    carried forward, so that about 2 sqrt(T) operations are launched instead of T, none of them a matrix product
+    (products may be computed in lower precision than the recurrence can bear). The backward pass is the same scan
+    in reversed time and keeps only v.
+
+    Args:
+        c: Coefficients, of a shape that broadcasts to that of ``u_BTC`` and has three dimensions.
+        u_BTC: Inputs.
+        v_BC: State before the first step.
+
+    Returns:
+        v_BTC; its last step is the state to go on from.
+    """
+    return _LinearScan.apply(c, u_BTC, v_BC)  # type: ignore[no-any-return, no-untyped-call]  # torch's Function is untyped
+
+
+class _LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
+        v_BTC = _blocked(c.expand(-1, u_BTC.shape[1], -1), u_BTC, v_BC)
+        ctx.save_for_backward(c, v_BTC, v_BC)
+        return v_BTC
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        c, v_BTC, v_BC = ctx.saved_tensors
+        (dv_BTC,) = grads
+        # du_t = dv_t + c_{t+1} du_{t+1}: the same recurrence, from the end to the start
+        c_full = c.expand(-1, dv_BTC.shape[1], -1)
+        later = torch.cat([torch.zeros_like(c_full[:, :1]), c_full[:, 1:].flip(1)], 1)
+        du_BTC = linear_scan(later, dv_BTC.flip(1), torch.zeros_like(v_BC)).flip(1)
+        dc = None
+        if ctx.needs_input_grad[0]:
+            before_BTC = torch.cat([v_BC[:, None], v_BTC[:, :-1]], 1)
+            dc = (du_BTC * before_BTC).sum_to_size(c.shape)
+        return dc, du_BTC, c_full[:, 0] * du_BTC[:, 0]
+
+
+def _blocked(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
+    B, T, C = u_BTC.shape
+    K = ceil(sqrt(T))
+    N = ceil(T / K)
+    v_BNKC = F.pad(u_BTC, (0, 0, 0, N * K - T)).reshape(B, N, K, C)  # pad makes a copy, also where it adds nothing
+    c_BNKC = F.pad(c, (0, 0, 0, N * K - T)).reshape(c.shape[0], N, K, c.shape[2])
+    for k in range(1, K):
+        v_BNKC[:, :, k].addcmul_(c_BNKC[:, :, k], v_BNKC[:, :, k - 1])
+    decay_BNKC = c_BNKC.cumprod(2)
+    starts = [v_BC]
+    for n in range(N - 1):
+        starts.append(torch.addcmul(v_BNKC[:, n, -1], decay_BNKC[:, n, -1], starts[-1]))
+    v_BNKC.addcmul_(decay_BNKC, torch.stack(starts, 1)[:, :, None])
+    return v_BNKC.view(B, N * K, C)[:, :T]
