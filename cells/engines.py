@@ -8,7 +8,7 @@ Shapes: B batch, T time, H hidden_size, G = gates x H, D channels that reach the
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -75,9 +75,10 @@ def run_library(
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """The precision policy: drives, scans and retractions run under this, only matrix products may be low precision."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def full_precision(tensor: Tensor) -> Tensor:
     """``tensor`` in float32, or in float64 if it is float64."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -29,6 +29,8 @@ def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     Returns:
         v_BTC; its last step is the state to go on from.
     """
+    if not torch.is_grad_enabled():
+        return _blocked(c.expand(-1, u_BTC.shape[1], -1), u_BTC, v_BC)  # plain operations, which exporters know
     return _LinearScan.apply(c, u_BTC, v_BC)  # type: ignore[no-any-return, no-untyped-call]  # torch's Function is untyped
 
 
@@ -60,9 +62,10 @@ def _blocked(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     N = ceil(T / K)
     v_BNKC = F.pad(u_BTC, (0, 0, 0, N * K - T)).reshape(B, N, K, C)  # pad makes a copy, also where it adds nothing
     c_BNKC = F.pad(c, (0, 0, 0, N * K - T)).reshape(c.shape[0], N, K, c.shape[2])
+    decay_BNKC = c_BNKC.clone()  # becomes the product of c from the start of the block
     for k in range(1, K):
         v_BNKC[:, :, k].addcmul_(c_BNKC[:, :, k], v_BNKC[:, :, k - 1])
-    decay_BNKC = c_BNKC.cumprod(2)
+        decay_BNKC[:, :, k].mul_(decay_BNKC[:, :, k - 1])
     starts = [v_BC]
     for n in range(N - 1):
         starts.append(torch.addcmul(v_BNKC[:, n, -1], decay_BNKC[:, n, -1], starts[-1]))
