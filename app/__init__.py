@@ -1,0 +1,1 @@
+"""The training application: tasks, command line, run directories."""

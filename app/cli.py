@@ -1,0 +1,57 @@
+"""The command line: ``python -m app COMMAND``."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.errors import UserError
+
+USAGE = """\
+usage: python -m app COMMAND [options]
+
+  fit       train a cell on data, choose by validation, test once   --config configs/quickstart.yaml
+  validate  measure a checkpoint on the validation data             --ckpt_path RUN/checkpoints/best.ckpt
+  test      measure a checkpoint on the test data                   --ckpt_path RUN/checkpoints/best.ckpt
+  predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
+  export    write a torch.export or ONNX program                    --ckpt_path FILE --output model.pt2
+  cells     list the registered cells, or explain one               cells [NAME]
+
+python -m app COMMAND --help shows every option; --traceback shows where an error came from.
+"""
+
+MISTAKE, INTERRUPTED = 2, 130  # exit statuses beside 0; 1 is Python's own, for an error in the program
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 2 after a mistake of the user, 130 after an interruption."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    show_traceback = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    command, options = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a cell in a file of the working folder is found by its dotted path
+    try:
+        if command in ("-h", "--help"):
+            print(USAGE, end="")
+        elif command == "cells":
+            from app.list_cells import list_cells
+
+            list_cells(options)
+        elif command in ("fit", "validate", "test", "predict", "export"):
+            from app.lightning_cli import run  # imports take seconds: only where they are needed
+
+            run(command, options)
+        else:
+            raise UserError(f"{command!r} is no command; fit, validate, test, predict, export or cells is expected")
+    except UserError as error:
+        if show_traceback:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0

@@ -1,0 +1,277 @@
+"""The commands that train and use a model: LightningCLI over tasks, data modules and run directories."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+import app
+import cells
+from app.callbacks import ProgressBar, SaveConfig, run_callbacks
+from app.checkpoint import check_fits, read_checkpoint
+from app.errors import UserError, closest_first, plain_sentence
+from app.export import export
+from app.predictions import check_output, write_predictions
+from app.run import RunDirectory, metrics_table, say, split_metrics, versions, write_results
+from app.tasks import Task
+from datamodules import DataError, DataModule
+
+LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+IGNORED_WARNINGS = (
+    "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 under torch 2.11
+    ".*does not have many workers",  # batches come from memory: workers would only copy them
+    ".*The number of training batches",  # a small data set, logged once an epoch anyway
+    "The `srun` command is available",  # said at every start on a cluster's login node
+)
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Run ``fit``, ``validate``, ``test``, ``predict`` or ``export``.
+
+    Raises:
+        UserError: for a mistake in the options, the configuration, the checkpoint or the data.
+        KeyboardInterrupt: if the user interrupts; ``last.ckpt`` is then where the run stopped.
+    """
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litmodels" not in record.getMessage()  # an advertisement
+    )
+    cells.load_entry_points()
+    try:
+        cli = CLI(args=[command, *_with_config(command, _existing_configs(options))])
+        cli.execute()
+    except (ArgumentError, DataError) as error:
+        raise UserError(plain_sentence(str(error))) from error
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer, which can also export."""
+
+    def export(
+        self, model: Task, datamodule: DataModule, ckpt_path: str | None = None, weights_only: bool | None = None
+    ) -> None:
+        """Write a trained model as a torch.export program (.pt2) or as ONNX (.onnx), checked against the model."""
+
+
+class CLI(LightningCLI):
+    """Parses and builds when it is made; :meth:`execute` then runs the command."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        commands = {name: {"exit_on_error": False} for name in self.subcommands()}
+        super().__init__(
+            Task,
+            DataModule,
+            SaveConfig,
+            trainer_class=Trainer,
+            trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, **commands},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=list(args),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # Task.keep_hyperparameters does it, for models built in Python too
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Directory of the run, which fit makes; default: runs/CONFIG_NAME/TIME.",
+        )
+        parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
+        for size in LINKED_SIZES:
+            parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for subparser in self._subcommand_parsers.values():
+            subparser.set_defaults(weights_only=True)  # a checkpoint is data, never code
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the options of the command line: Lightning would put the checkpoint's over them without a word."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Leave the running to :meth:`execute`."""
+
+    def instantiate_classes(self) -> None:
+        self.options = self.config[self.subcommand]
+        self.run_directory: RunDirectory | None = None
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, OSError) as error:
+            raise UserError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
+        kwargs.setdefault("callbacks", [])
+        given = self.config_init[self.subcommand].trainer
+        callbacks = [*(given.callbacks or []), *([] if given.enable_progress_bar is False else [ProgressBar()])]
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+            return super().instantiate_trainer(logger=False, callbacks=callbacks)
+        if not given.fast_dev_run:
+            self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
+            self.save_config_kwargs = {"run": self.run_directory}
+            callbacks += run_callbacks(self.model, self.run_directory)
+            kwargs["default_root_dir"] = str(self.run_directory.path)
+            if given.logger in (None, True):
+                kwargs["logger"] = TensorBoardLogger(
+                    self.run_directory.path, name="", version="tensorboard", default_hp_metric=False
+                )
+        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+
+    def execute(self) -> None:
+        """Run the command that was parsed."""
+        if self.subcommand != "fit" and not self.options.ckpt_path:
+            raise UserError(f"{self.subcommand} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
+        if self.options.ckpt_path:
+            path = Path(self.options.ckpt_path)
+            check_fits(read_checkpoint(path), self.model, path)
+        getattr(self, f"_{self.subcommand}")()
+
+    def _fit(self) -> None:
+        run = self.run_directory
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        say(f"{type(self.model).__name__} with {self.model.cell}: {parameters:,} parameters, seed {self._seed()}")
+        if run:
+            say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
+        start = time.monotonic()
+        try:
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True)
+        except SystemExit as error:  # Lightning's way to end after Ctrl-C
+            if run and run.last.exists():
+                say(f"interrupted; the weights are in {run.last}")
+            raise KeyboardInterrupt from error
+        if run is None or not run.best.exists():
+            return  # a trial run without validation: nothing to choose, nothing to report
+        seconds = time.monotonic() - start
+        metrics = self._measure("validate", run.best) | self._measure("test", run.best)
+        results = {
+            **metrics,
+            "monitor": self.model.monitor,
+            "best_epoch": read_checkpoint(run.best)["epoch"],
+            "epochs": self.trainer.current_epoch,
+            "seed": self._seed(),
+            "parameters": parameters,
+            "seconds": round(seconds, 1),
+            "task": type(self.model).__name__,
+            "cell": self.model.hparams["cell"],
+            "data": type(self.datamodule).__name__,
+            "device": str(self.trainer.strategy.root_device),
+            "precision": str(self.trainer.precision),
+            "versions": versions(),
+        }
+        write_results(run, results)
+        self._log_hyperparameters(metrics)
+        say(f"\n{metrics_table(metrics)}\n")
+        say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
+        say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
+        say(f"TensorBoard:      tensorboard --logdir {run.path}")
+
+    def _validate(self) -> None:
+        say(metrics_table(self._measure("validate", Path(self.options.ckpt_path))))
+
+    def _test(self) -> None:
+        say(metrics_table(self._measure("test", Path(self.options.ckpt_path))))
+
+    def _predict(self) -> None:
+        output = Path(self.options.output or "predictions.csv")
+        check_output(output)
+        batches: Any = self.trainer.predict(
+            self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True
+        )
+        say(f"{write_predictions(batches, output):,} predictions: {output}")
+
+    def _export(self) -> None:
+        output = Path(self.options.output or "model.pt2")
+        self.model.load_state_dict(read_checkpoint(Path(self.options.ckpt_path))["state_dict"])
+        self.datamodule.prepare_data()
+        self.datamodule.setup("test")
+        example = next(iter(self.datamodule.test_dataloader()))["inputs"]
+        error = export(self.model, example, output)
+        say(f"{output}: equal to the model within {error:.1e} of its largest output")
+
+    def _measure(self, command: str, checkpoint: Path) -> dict[str, dict[str, float]]:
+        """Metrics of the checkpoint on the ``validate`` or ``test`` data, by part."""
+        measure = getattr(self.trainer, command)
+        metrics = measure(self.model, self.datamodule, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
+        return split_metrics(metrics[0])
+
+    def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
+        part, _, metric = self.model.monitor.partition("/")
+        hyperparameters = {name: value for name, value in self.model.hparams.items() if not name.startswith("_")}
+        hyperparameters |= {"data": type(self.datamodule).__name__, "seed": self._seed()}
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            best = {f"best/{self.model.monitor}": metrics[part][metric]}
+            self.trainer.logger.log_hyperparams(hyperparameters, best)
+            self.trainer.logger.save()
+
+    def _seed(self) -> int:
+        return int(os.environ["PL_GLOBAL_SEED"])
+
+    def _config_name(self) -> str:
+        """Name of the first configuration file, for the default run directory."""
+        configs = self.options.config or []
+        return Path(str(configs[0])).stem if configs else "run"
+
+
+def _existing_configs(options: Sequence[str]) -> list[str]:
+    """``options`` with each ``--config`` that is no file replaced by the packaged one of this path.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    resolved = []
+    is_config = False
+    for option in options:
+        flag, equals, value = option.partition("=")
+        if is_config:
+            resolved.append(_existing_config(option))
+        elif flag in ("--config", "-c") and equals:
+            resolved += ["--config", _existing_config(value)]
+        else:
+            resolved.append(option)
+        is_config = option in ("--config", "-c")
+    return resolved
+
+
+def _existing_config(given: str) -> str:
+    packaged = Path(app.__file__).parents[1]
+    for path in (Path(given), packaged / given):
+        if path.is_file():
+            return str(path)
+    known = [str(path.relative_to(packaged)) for path in (packaged / "configs").rglob("*.yaml")]
+    raise UserError(
+        f"config is {given!r}, but there is no such file; those that come with the program, closest "
+        f"first: {closest_first(given, known)}"
+    )
+
+
+def _with_config(command: str, options: list[str]) -> list[str]:
+    """``options`` with the configuration of the run that wrote the checkpoint, where none is given."""
+    if command == "fit" or "--config" in options or "-c" in options:
+        return options
+    for option, value in zip(options, [*options[1:], ""], strict=True):
+        flag, equals, joined = option.partition("=")
+        if flag == "--ckpt_path":
+            config = RunDirectory.of_checkpoint(Path(joined if equals else value)).config
+            if config.is_file():
+                return ["--config", str(config), *options]
+    return options

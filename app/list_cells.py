@@ -1,0 +1,77 @@
+"""``python -m app cells``: which cells there are, and what one of them takes."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from typing import NoReturn
+
+import cells
+from app.errors import UserError
+from app.run import say, table
+from cells.registry import class_path, origin, own_parameters
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def list_cells(options: Sequence[str]) -> None:
+    """Print a table of the registered cells, or the documentation of one.
+
+    Raises:
+        UserError: for a bad option or an unknown cell.
+    """
+    parser = _Parser(prog="python -m app cells", description="List the registered cells, or explain one.")
+    parser.add_argument("name", nargs="?", help="a cell, by its name or its dotted path: print its documentation")
+    parser.add_argument("--input_size", type=int, default=1, help="for the number of parameters (default: 1)")
+    parser.add_argument("--hidden_size", type=int, default=128, help="for the number of parameters (default: 128)")
+    arguments = parser.parse_args(options)
+    cells.load_entry_points()
+    try:
+        chosen = [cells.find_cell(arguments.name)] if arguments.name else None
+        every = [cell for same_name in cells.registered_cells().values() for cell in same_name]
+        counts = {
+            cell: sum(p.numel() for p in cell(arguments.input_size, arguments.hidden_size).parameters())
+            for cell in chosen or every
+        }
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    sizes = f"input_size {arguments.input_size}, hidden_size {arguments.hidden_size}"
+    if chosen:
+        _explain(chosen[0], f"{counts[chosen[0]]:,} parameters with {sizes}")
+        return
+    rows = [[cell.__name__, origin(cell), f"{count:,}", _equation(cell)] for cell, count in counts.items()]
+    say(table(["cell", "origin", "parameters", "equation"], rows))
+    say(f"\nParameters are counted for {sizes}. Arguments of one cell: python -m app cells NAME")
+
+
+def _explain(cell: type[cells.Cell], count: str) -> None:
+    say(f"{cell.__name__}: {class_path(cell)} ({origin(cell)}), {count}\n\n{inspect.getdoc(cell)}\n")
+    rows = []
+    for name, parameter in own_parameters(cell).items():
+        kind = (
+            parameter.annotation
+            if isinstance(parameter.annotation, str)
+            else getattr(parameter.annotation, "__name__", str(parameter.annotation))
+        )
+        rows.append([f"--model.cell.{name}", repr(parameter.default), kind, _help(cell, name)])
+    if rows:
+        say(table(["argument", "default", "type", "meaning"], rows))
+
+
+def _equation(cell: type[cells.Cell]) -> str:
+    return (inspect.getdoc(cell) or "").partition("\n")[0]
+
+
+def _help(cell: type[cells.Cell], argument: str) -> str:
+    """The first sentence on ``argument`` in the docstrings of the cell and of its base classes."""
+    import docstring_parser  # comes with jsonargparse[signatures]
+
+    for cls in cell.__mro__:
+        for parameter in docstring_parser.parse(cls.__doc__ or "").params:
+            if parameter.arg_name == argument and parameter.description:
+                return " ".join(parameter.description.split()).partition(". ")[0].rstrip(".")
+    return ""

@@ -1,0 +1,80 @@
+"""Classification of whole sequences.
+
+Shapes: B batch, T time, I input_size, H hidden_size, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from app.tasks.base import CellFactory, LRSchedule, OptimizerFactory, Task
+from datamodules import Batch
+
+
+class SequenceClassifier(Task):
+    """One label for a sequence, read from the last step: logits = W y_T + b, trained by cross-entropy.
+
+    Batches hold ``inputs`` (B, T, I), ``targets`` (B,), and ``lengths`` (B,) where sequences are padded.
+
+    Args:
+        cell: The recurrent cell: called with (input_size, hidden_size).
+        input_size: Number of features of one step; the command line takes it from the data.
+        num_classes: Number of labels; the command line takes it from the data.
+        hidden_size: Number of hidden units of the cell.
+        optimizer: The optimiser: called with the parameters.
+        lr_schedule: constant, one_cycle or cosine over the whole run, peaking at the optimiser's learning rate.
+    """
+
+    monitor = "validation/accuracy"
+    mode = "max"
+
+    def __init__(
+        self,
+        cell: CellFactory,
+        input_size: int,
+        num_classes: int,
+        hidden_size: int = 128,
+        optimizer: OptimizerFactory = Adam,
+        lr_schedule: LRSchedule = "constant",
+    ) -> None:
+        super().__init__(optimizer, lr_schedule)
+        self.cell = cell(input_size, hidden_size)
+        self.head = nn.Linear(hidden_size, num_classes)
+        self.num_classes = num_classes
+        self.keep_hyperparameters(self.cell, input_size=input_size, num_classes=num_classes, hidden_size=hidden_size)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits of shape (B, C) from inputs (B, T, I), read at step ``lengths`` - 1, or at the last one."""
+        y_BTH, _ = self.cell(inputs)
+        if lengths is None:
+            last_BH = y_BTH[:, -1]
+        else:
+            last_BH = y_BTH[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        logits_BC: Tensor = self.head(last_BH)
+        return logits_BC
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "validation")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One row a sequence: the target, the most probable label, and the probability of each label."""
+        probabilities_BC = self(batch["inputs"], batch.get("lengths")).softmax(-1)
+        columns = {f"probability_{label}": probabilities_BC[:, label] for label in range(self.num_classes)}
+        return {"target": batch["targets"], "prediction": probabilities_BC.argmax(-1), **columns}
+
+    def _step(self, batch: Batch, part: str) -> Tensor:
+        logits_BC = self(batch["inputs"], batch.get("lengths"))
+        loss = F.cross_entropy(logits_BC, batch["targets"])
+        accuracy = multiclass_accuracy(logits_BC, batch["targets"], self.num_classes, average="micro")
+        self.log_part(part, len(batch["targets"]), loss=loss, accuracy=accuracy)
+        return loss

@@ -1,0 +1,96 @@
+"""What all data modules share: the root folder, batches as dictionaries, loaders over data in memory."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Batch = dict[str, Tensor]
+
+
+class DataError(Exception):
+    """Data that are missing, unreadable or wrong: one sentence with the file, what was expected, what to do."""
+
+
+class TensorsDataset(Dataset[Batch]):
+    """Examples held in memory as tensors of equal length; a batch is one indexing operation.
+
+    Args:
+        **tensors: Entries of the batch dictionary, examples first.
+    """
+
+    def __init__(self, **tensors: Tensor) -> None:
+        lengths = {name: len(tensor) for name, tensor in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"the entries of a data set have different lengths: {lengths}")
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: tensor[index] for name, tensor in self.tensors.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A whole batch at once: what DataLoader asks for where it exists."""
+        rows = torch.as_tensor(indices)
+        return {name: tensor[rows] for name, tensor in self.tensors.items()}
+
+
+class DataModule(LightningDataModule):
+    """Real data made ready: ``train``, ``validation`` and ``test`` data sets after ``setup``.
+
+    A batch is a dictionary that says what it is: ``inputs`` (B, T, input_size), ``targets``, and ``lengths`` where
+    sequences are padded or ``reset`` where they are pieces of a stream.
+
+    Args:
+        root: Folder of the data; None means the environment variable DATA_DIR, else ``data``. Nothing is written
+            outside it.
+        batch_size: Sequences in a batch (of each process).
+
+    Raises:
+        ValueError: if ``batch_size`` is below 1.
+    """
+
+    train: Dataset[Batch]
+    validation: Dataset[Batch]
+    test: Dataset[Batch]
+
+    def __init__(self, root: str | None = None, batch_size: int = 128) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; an integer of at least 1 is expected")
+        self.root = Path(root or os.environ.get("DATA_DIR") or "data")
+        self.batch_size = batch_size
+
+    @property
+    @abstractmethod
+    def input_size(self) -> int:
+        """Number of features of one time step."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.validation)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.test)
+
+    def _loader(self, dataset: Dataset[Batch], shuffle: bool = False) -> DataLoader[Batch]:
+        return DataLoader(dataset, self.batch_size, shuffle=shuffle, collate_fn=_whole_batch)
+
+
+def _whole_batch(batch: Any) -> Any:
+    return batch  # TensorsDataset.__getitems__ has made it already
