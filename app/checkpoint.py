@@ -26,6 +26,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if "weights_only" in reason:  # torch advises to load it all the same
+            reason = "it is no file of tensors and plain data"
         raise UserError(f"ckpt_path is '{path}', which cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
         raise UserError(f"ckpt_path is '{path}', which is no checkpoint of this program")

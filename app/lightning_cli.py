@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -19,19 +21,21 @@ import app
 import cells
 from app.callbacks import ProgressBar, SaveConfig, run_callbacks
 from app.checkpoint import check_fits, read_checkpoint
-from app.errors import UserError, closest_first, plain_sentence
+from app.errors import UserError
 from app.export import export
 from app.predictions import check_output, write_predictions
 from app.run import RunDirectory, metrics_table, say, split_metrics, versions, write_results
+from app.sentences import plain_sentence
 from app.tasks import Task
+from cells.validation import closest_first
 from datamodules import DataError, DataModule
 
 LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+CONFIG_FLAGS = ("--config", "-c")
 IGNORED_WARNINGS = (
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 under torch 2.11
-    ".*does not have many workers",  # batches come from memory: workers would only copy them
-    ".*The number of training batches",  # a small data set, logged once an epoch anyway
-    "The `srun` command is available",  # said at every start on a cluster's login node
+    "does not have many workers",  # batches come from memory: workers would only copy them
+    "The number of training batches",  # a small data set, logged once an epoch anyway
 )
 
 
@@ -43,13 +47,13 @@ def run(command: str, options: Sequence[str]) -> None:
         KeyboardInterrupt: if the user interrupts; ``last.ckpt`` is then where the run stopped.
     """
     for message in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litmodels" not in record.getMessage()  # an advertisement
+        lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
     )
     cells.load_entry_points()
     try:
-        cli = CLI(args=[command, *_with_config(command, _existing_configs(options))])
+        cli = CLI([command, *_with_run_config(command, _with_existing_configs(options))])
         cli.execute()
     except (ArgumentError, DataError) as error:
         raise UserError(plain_sentence(str(error))) from error
@@ -68,7 +72,7 @@ class CLI(LightningCLI):
     """Parses and builds when it is made; :meth:`execute` then runs the command."""
 
     def __init__(self, args: Sequence[str]) -> None:
-        commands = {name: {"exit_on_error": False} for name in self.subcommands()}
+        strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             Task,
             DataModule,
@@ -76,7 +80,11 @@ class CLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, **commands},
+            parser_kwargs={
+                "prog": "python -m app",
+                **strict,
+                **{command: dict(strict) for command in self.subcommands()},
+            },
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=list(args),
@@ -104,6 +112,9 @@ class CLI(LightningCLI):
         for subparser in self._subcommand_parsers.values():
             subparser.set_defaults(weights_only=True)  # a checkpoint is data, never code
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # Lightning warns where sys.argv is not what is parsed
+
     def _parse_ckpt_path(self) -> None:
         """Keep the options of the command line: Lightning would put the checkpoint's over them without a word."""
 
@@ -116,7 +127,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError) as error:
-            raise UserError(str(error)) from error
+            raise UserError(plain_sentence(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
         kwargs.setdefault("callbacks", [])
@@ -138,8 +149,6 @@ class CLI(LightningCLI):
 
     def execute(self) -> None:
         """Run the command that was parsed."""
-        if self.subcommand != "fit" and not self.options.ckpt_path:
-            raise UserError(f"{self.subcommand} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
         if self.options.ckpt_path:
             path = Path(self.options.ckpt_path)
             check_fits(read_checkpoint(path), self.model, path)
@@ -148,7 +157,9 @@ class CLI(LightningCLI):
     def _fit(self) -> None:
         run = self.run_directory
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        say(f"{type(self.model).__name__} with {self.model.cell}: {parameters:,} parameters, seed {self._seed()}")
+        cell = self.model.cell
+        say(f"{type(self.model).__name__} with {type(cell).__name__}({cell.extra_repr()})")
+        say(f"{parameters:,} parameters, seed {self._seed()}")
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
         start = time.monotonic()
@@ -193,9 +204,8 @@ class CLI(LightningCLI):
     def _predict(self) -> None:
         output = Path(self.options.output or "predictions.csv")
         check_output(output)
-        batches: Any = self.trainer.predict(
-            self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True
-        )
+        checkpoint = self.options.ckpt_path
+        batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         say(f"{write_predictions(batches, output):,} predictions: {output}")
 
     def _export(self) -> None:
@@ -232,46 +242,55 @@ class CLI(LightningCLI):
         return Path(str(configs[0])).stem if configs else "run"
 
 
-def _existing_configs(options: Sequence[str]) -> list[str]:
-    """``options`` with each ``--config`` that is no file replaced by the packaged one of this path.
-
-    Raises:
-        UserError: if there is neither.
-    """
-    resolved = []
-    is_config = False
-    for option in options:
+def _with_existing_configs(options: Sequence[str]) -> list[str]:
+    """``options`` with each ``--config`` that is no file replaced by the packaged one of this path."""
+    resolved: list[str] = []
+    for option, before in zip(options, ["", *options], strict=False):
         flag, equals, value = option.partition("=")
-        if is_config:
-            resolved.append(_existing_config(option))
-        elif flag in ("--config", "-c") and equals:
-            resolved += ["--config", _existing_config(value)]
+        if before in CONFIG_FLAGS:
+            resolved.append(str(_existing_config(option)))
+        elif flag in CONFIG_FLAGS and equals:
+            resolved += [flag, str(_existing_config(value))]
         else:
             resolved.append(option)
-        is_config = option in ("--config", "-c")
     return resolved
 
 
-def _existing_config(given: str) -> str:
+def _existing_config(given: str) -> Path:
     packaged = Path(app.__file__).parents[1]
-    for path in (Path(given), packaged / given):
-        if path.is_file():
-            return str(path)
-    known = [str(path.relative_to(packaged)) for path in (packaged / "configs").rglob("*.yaml")]
-    raise UserError(
-        f"config is {given!r}, but there is no such file; those that come with the program, closest "
-        f"first: {closest_first(given, known)}"
-    )
+    path = next((path for path in (Path(given), packaged / given) if path.is_file()), None)
+    if path is None:
+        known = [str(path.relative_to(packaged)) for path in (packaged / "configs").rglob("*.yaml")]
+        raise UserError(
+            f"config is {given!r}, but there is no such file; those that come with the program, closest first: "
+            f"{closest_first(given, known)}"
+        )
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config is {given!r}, which is no readable YAML: {' '.join(str(error).split())}") from error
+    return path
 
 
-def _with_config(command: str, options: list[str]) -> list[str]:
-    """``options`` with the configuration of the run that wrote the checkpoint, where none is given."""
-    if command == "fit" or "--config" in options or "-c" in options:
+def _with_run_config(command: str, options: list[str]) -> list[str]:
+    """``options`` with the configuration of the run that wrote the checkpoint, where none is given.
+
+    Raises:
+        UserError: if there is no checkpoint, or its run has no configuration.
+    """
+    checkpoints = [
+        option.partition("=")[2] or following
+        for option, following in zip(options, [*options[1:], ""], strict=False)
+        if option.partition("=")[0] == "--ckpt_path"
+    ]
+    if command == "fit" or "--help" in options or "-h" in options:
         return options
-    for option, value in zip(options, [*options[1:], ""], strict=True):
-        flag, equals, joined = option.partition("=")
-        if flag == "--ckpt_path":
-            config = RunDirectory.of_checkpoint(Path(joined if equals else value)).config
-            if config.is_file():
-                return ["--config", str(config), *options]
-    return options
+    if not checkpoints:
+        raise UserError(f"{command} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
+    read_checkpoint(Path(checkpoints[-1]))
+    if any(option.partition("=")[0] in CONFIG_FLAGS for option in options):
+        return options
+    config = RunDirectory.of_checkpoint(Path(checkpoints[-1])).config
+    if not config.is_file():
+        raise UserError(f"there is no {config} to say what {checkpoints[-1]} was trained on; name it by --config FILE")
+    return ["--config", str(config), *options]

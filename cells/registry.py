@@ -6,11 +6,11 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Iterator
-from difflib import get_close_matches
 from importlib.metadata import entry_points, packages_distributions
 from typing import Any
 
 from cells.cell import Cell
+from cells.validation import closest_first
 
 ENTRY_POINT_GROUP = "cells"
 
@@ -52,11 +52,8 @@ def find_cell(name: str) -> type[Cell]:
         return _import_cell(name)
     cells = registered_cells()
     if name not in cells:
-        known = {known.lower(): known for known in cells}
-        close = [known[match] for match in get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
-        others = [other for other in cells if other not in close]
         raise ValueError(
-            f"there is no cell {name!r}; known cells, closest first: {', '.join(close + others)}; "
+            f"there is no cell {name!r}; known cells, closest first: {closest_first(name, cells)}; "
             "a class of your own is named by its path, package.module.Class"
         )
     if len(cells[name]) > 1:

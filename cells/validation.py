@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import TypeVar
 
 Choice = TypeVar("Choice")
@@ -43,3 +44,10 @@ def one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
     if value in choices:
         return value
     raise ValueError(f"{name} is {value!r}; one of {', '.join(map(repr, choices))} is expected")
+
+
+def closest_first(name: str, known: Iterable[str]) -> str:
+    """``known`` as a text: the names that resemble ``name`` first, then the others in alphabetical order."""
+    by_lower = {other.lower(): other for other in sorted(set(known))}
+    close = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
+    return ", ".join(close + [other for other in by_lower.values() if other not in close])

@@ -1,0 +1,101 @@
+"""The command-line parser's reports as plain sentences."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from typing import Any
+
+from cells import Cell, find_cell
+from cells.registry import own_parameters
+from cells.validation import closest_first
+
+
+def plain_sentence(message: str) -> str:
+    """What jsonargparse's nested report of a bad argument says, as a sentence with the option, the value, the choice.
+
+    Reports whose form is not known come back unchanged but for their white space.
+    """
+    option = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    given = re.search(r"Given value: NestedArg\(key='[^']+', val='(.*)'\)", message) or re.search(
+        r"Got value: (.*?)(?:\. Got value|$)|Given value: (?P<given>.*)", message, re.MULTILINE
+    )
+    value = next((group for group in given.groups() if group is not None), "") if given else ""
+    if unknown := re.search(r"Option '([^']+)' is not accepted", message):
+        return _unknown_argument(option, unknown[1], message)
+    if unknown := re.search(r"unrecognized arguments: (\S+)", message):
+        return _unknown_argument("", unknown[1].lstrip("-").partition("=")[0], message)
+    if missing := re.search(r"the following arguments are required: (.*)", message):
+        names = " and ".join("--" + name.strip().partition(".")[2] for name in missing[1].split(","))
+        return f"{names} must be given, on the command line or by --config FILE (such as configs/quickstart.yaml)"
+    if option.endswith(".cell") and (sentence := _not_a_cell(value)):
+        return sentence
+    if re.search("Expected a dot import path string", message):
+        known = [cls.__name__ for cls in _subclasses_for(option)]
+        return f"{option} is {value!r}, which is not known; known, closest first: {closest_first(value, known)}"
+    expected = list(
+        dict.fromkeys(_in_words(kind) for kind in re.findall(r"Expected an? ((?:<class|typing).*)", message))
+    )
+    if "class_path" in message and "nothing" in expected:
+        expected.remove("nothing")  # from "model: Task | None", which hides the argument that is wrong
+    if given and expected:
+        return f"{option} is {value!r}; {' or '.join(expected)} is expected"
+    if inner := re.search(r"Errors:\n\s+- (.*?)\n\s+- Expected a <class 'NoneType'>", message, re.DOTALL):
+        message = inner[1]  # what a constructor said
+    return " ".join(message.split())
+
+
+def _in_words(kind: str) -> str:
+    kind = kind.partition(". Got value")[0]
+    if kind == "<class 'NoneType'>":
+        return "nothing"
+    if simple := re.fullmatch(r"<class '(\w+)'>", kind):
+        return {"int": "an integer", "float": "a number", "str": "a text", "bool": "true or false"}.get(
+            simple[1], f"a {simple[1]}"
+        )
+    if literal := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        return f"one of {literal[1]}"
+    return kind
+
+
+def _unknown_argument(option: str, name: str, message: str) -> str:
+    classes = re.findall(r"class_path(?:=| )'([\w.]+)'", message)
+    if name.startswith("trainer."):
+        classes = ["pytorch_lightning.Trainer"]
+        option, name = "--trainer", name.partition(".")[2]
+    if not classes:
+        return f"--{name} is not known; --help shows every option"
+    module, _, class_name = classes[-1].rpartition(".")
+    cls = getattr(import_module(module), class_name)
+    known = own_parameters(cls) if issubclass(cls, Cell) else inspect.signature(cls).parameters
+    return (
+        f"{option}.{name} is not known: {class_name} has no argument {name!r}; it has, closest first: "
+        f"{closest_first(name, known)}"
+    )
+
+
+def _not_a_cell(name: str) -> str | None:
+    try:
+        find_cell(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _subclasses_for(option: str) -> list[type]:
+    """The classes that ``option`` could name."""
+    from torch.optim import Optimizer
+
+    from app.tasks import Task
+    from datamodules import DataModule
+
+    bases: dict[str, Any] = {"model": Task, "data": DataModule, "optimizer": Optimizer}
+    base = bases.get(option.rpartition(".")[2].lstrip("-"))
+    found = [] if base is None else _all_subclasses(base)
+    return [cls for cls in found if not cls.__name__.startswith("_") and "lightning" not in cls.__module__]
+
+
+def _all_subclasses(cls: type) -> list[type]:
+    direct: list[type] = cls.__subclasses__()
+    return direct + [deeper for subclass in direct for deeper in _all_subclasses(subclass)]
