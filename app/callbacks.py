@@ -47,4 +47,4 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = self.config.clone()
         config.run_dir = None
-        write_text(self.run.config, self.parser.dump(config, skip_none=False))
+        write_text(self.run.config, self.parser.dump(config, skip_unset=False))

@@ -25,7 +25,7 @@ from app.errors import UserError
 from app.export import export
 from app.predictions import check_output, write_predictions
 from app.run import RunDirectory, metrics_table, say, split_metrics, versions, write_results
-from app.sentences import plain_sentence
+from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
 from cells.validation import closest_first
 from datamodules import DataError, DataModule
@@ -35,6 +35,8 @@ CONFIG_FLAGS = ("--config", "-c")
 IGNORED_WARNINGS = (
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 under torch 2.11
     "does not have many workers",  # batches come from memory: workers would only copy them
+    "The given buffer is not writable",  # torch.export.load, of a file that is only read
+    "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
 )
 
@@ -53,7 +55,7 @@ def run(command: str, options: Sequence[str]) -> None:
     )
     cells.load_entry_points()
     try:
-        cli = CLI([command, *_with_run_config(command, _with_existing_configs(options))])
+        cli = CLI(command, _with_run_config(command, _with_existing_configs(options)))
         cli.execute()
     except (ArgumentError, DataError) as error:
         raise UserError(plain_sentence(str(error))) from error
@@ -71,7 +73,8 @@ class Trainer(LightningTrainer):
 class CLI(LightningCLI):
     """Parses and builds when it is made; :meth:`execute` then runs the command."""
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, command: str, options: Sequence[str]) -> None:
+        self.command = command
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             Task,
@@ -80,21 +83,17 @@ class CLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
             seed_everything_default=0,
-            parser_kwargs={
-                "prog": "python -m app",
-                **strict,
-                **{command: dict(strict) for command in self.subcommands()},
-            },
+            parser_kwargs={"prog": "python -m app", **strict, command: dict(strict)},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=list(args),
+            args=[command, *options],
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # Task.keep_hyperparameters does it, for models built in Python too
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning calls it on the instance
+        every = {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+        return {self.command: every[self.command]}  # each parser takes a second to build
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -135,7 +134,7 @@ class CLI(LightningCLI):
         callbacks = [*(given.callbacks or []), *([] if given.enable_progress_bar is False else [ProgressBar()])]
         if self.subcommand != "fit":
             self.save_config_callback = None
-            return super().instantiate_trainer(logger=False, callbacks=callbacks)
+            return super().instantiate_trainer(logger=False, callbacks=callbacks, enable_checkpointing=False)
         if not given.fast_dev_run:
             self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
             self.save_config_kwargs = {"run": self.run_directory}
@@ -160,6 +159,9 @@ class CLI(LightningCLI):
         cell = self.model.cell
         say(f"{type(self.model).__name__} with {type(cell).__name__}({cell.extra_repr()})")
         say(f"{parameters:,} parameters, seed {self._seed()}")
+        for config in self.options.config or []:
+            for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, self.options.as_dict()):
+                say(f"left out: {dropped}")
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
         start = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -24,8 +25,8 @@ def plain_sentence(message: str) -> str:
     value = next((group for group in given.groups() if group is not None), "") if given else ""
     if unknown := re.search(r"Option '([^']+)' is not accepted", message):
         return _unknown_argument(option, unknown[1], message)
-    if unknown := re.search(r"unrecognized arguments: (\S+)", message):
-        return _unknown_argument("", unknown[1].lstrip("-").partition("=")[0], message)
+    if unknown := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", message):
+        return _unknown_argument("", (unknown[1] or unknown[2]).lstrip("-").partition("=")[0], message)
     if missing := re.search(r"the following arguments are required: (.*)", message):
         names = " and ".join("--" + name.strip().partition(".")[2] for name in missing[1].split(","))
         return f"{names} must be given, on the command line or by --config FILE (such as configs/quickstart.yaml)"
@@ -44,6 +45,28 @@ def plain_sentence(message: str) -> str:
     if inner := re.search(r"Errors:\n\s+- (.*?)\n\s+- Expected a <class 'NoneType'>", message, re.DOTALL):
         message = inner[1]  # what a constructor said
     return " ".join(message.split())
+
+
+def dropped_arguments(written: Mapping[str, Any], used: Mapping[str, Any]) -> list[str]:
+    """What a configuration file says of a class that the command line has put another class in the place of.
+
+    jsonargparse keeps the arguments that the new class happens to accept and drops the others without a word.
+
+    Args:
+        written: The configuration as it stands in the file.
+        used: The configuration that was made of it and of the command line.
+    """
+    dropped = []
+    for name, value in written.items():
+        inside = used.get(name)
+        if not isinstance(value, Mapping) or not isinstance(inside, Mapping):
+            continue
+        lost = set(value.get("init_args") or ()) - set(inside.get("init_args") or ())
+        if lost and "class_path" in inside:
+            class_name = inside["class_path"].rpartition(".")[2]
+            dropped.append(f"{', '.join(sorted(lost))} of the configuration file: not an argument of {class_name}")
+        dropped += dropped_arguments(value, inside)
+    return dropped
 
 
 def _in_words(kind: str) -> str:

@@ -89,7 +89,7 @@ class DataModule(LightningDataModule):
         return self._loader(self.test)
 
     def _loader(self, dataset: Dataset[Batch], shuffle: bool = False) -> DataLoader[Batch]:
-        return DataLoader(dataset, self.batch_size, shuffle=shuffle, collate_fn=_whole_batch)
+        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_whole_batch)
 
 
 def _whole_batch(batch: Any) -> Any:

@@ -77,15 +77,24 @@ class Task(LightningModule):
             scheduler = CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def log_part(self, part: str, batch_size: int, **metrics: Tensor) -> None:
-        """Log metrics of ``part`` (``train``, ``validation`` or ``test``), averaged over an epoch by ``batch_size``."""
-        for name, value in metrics.items():
-            self.log(
-                f"{part}/{name}",
-                value,
-                on_step=part == "train" and name == "loss",
-                on_epoch=True,
-                prog_bar=part != "test",
-                batch_size=batch_size,
-                sync_dist=True,
-            )
+    def log_part(self, part: str, weight: int, **metrics: Tensor) -> None:
+        """Log metrics of ``part`` (``train``, ``validation`` or ``test``): averages over an epoch, one curve each.
+
+        The progress bar shows the last training batch and the last validation.
+
+        Args:
+            part: What the batch belongs to.
+            weight: What the metrics of this batch count for in the average: sequences, frames or tokens.
+            **metrics: Means over the batch.
+        """
+        if part == "train":
+            self.log_dict(dict(metrics), prog_bar=True, logger=False)
+        averages = {f"{part}/{name}": value for name, value in metrics.items()}
+        self.log_dict(
+            averages,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=part == "validation",
+            batch_size=weight,
+            sync_dist=part != "train",
+        )

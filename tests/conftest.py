@@ -1,0 +1,29 @@
+"""What several rooms' tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the default tests are of the CPU, wherever they run
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a quick start of two epochs."""
+    from app.cli import main
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    options = ["--run_dir", str(run), "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", "--config", QUICKSTART, "--model.hidden_size", "16", *options]) == 0
+    return run
