@@ -1,0 +1,49 @@
+"""What the README says is what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from cells import check_cell
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    shlex.split(line.partition("python -m app ")[2])
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if "python -m app " in line
+]
+SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture
+def own_cell(monkeypatch):
+    """The README's example of a cell, in a file of the working folder."""
+    Path("my_cells.py").write_text(PYTHON[0])
+    monkeypatch.syspath_prepend(Path.cwd())
+    sys.modules.pop("my_cells", None)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_command(arguments, trained, own_cell):
+    arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
+    assert main([*arguments, *(SHORT if arguments[0] == "fit" else [])]) == 0
+
+
+def test_own_cell_keeps_the_contract(own_cell):
+    import my_cells
+
+    check_cell(my_cells.Leaky)
+
+
+@pytest.mark.parametrize("code", PYTHON[1:], ids=lambda code: code.strip().splitlines()[-1])
+def test_code(code):
+    exec(compile(code, "README.md", "exec"), {})
