@@ -133,15 +133,16 @@ def check_gradients(factory: Factory) -> None:
     x_BTI = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
     state = _random_state(cell, 2)
     names, parameters = zip(*cell.named_parameters(), strict=True) if list(cell.parameters()) else ((), ())
-    state_leaves = leaves(state)
+    real_leaves = [leaf for leaf in leaves(state) if leaf.is_floating_point()]
 
     def run(x_BTI: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        initial = _unflatten(tensors[: len(state_leaves)], state)
-        weights = dict(zip(names, tensors[len(state_leaves) :], strict=True))
-        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, initial))
-        return y_BTH, *leaves(last)
+        real = iter(tensors)
+        initial = [next(real) if leaf.is_floating_point() else leaf for leaf in leaves(state)]
+        weights = dict(zip(names, real, strict=True))
+        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, _unflatten(initial, state)))
+        return y_BTH, *(leaf for leaf in leaves(last) if leaf.is_floating_point())
 
-    torch.autograd.gradcheck(run, (x_BTI, *state_leaves, *parameters))
+    torch.autograd.gradcheck(run, (x_BTI, *real_leaves, *parameters))
 
 
 def check_every_parameter_learns(factory: Factory) -> None:
