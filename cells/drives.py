@@ -266,7 +266,7 @@ class Adam(Drive):
             )
 
     def initial_state(self, zeros_BC: Tensor) -> AdamState:
-        return AdamState(zeros_BC, zeros_BC)
+        return AdamState(zeros_BC, zeros_BC.clone())
 
     def step(self, a_BC: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
         p_BC = self.momentum() * state.p + self.step_size() * a_BC

@@ -54,7 +54,7 @@ class LSTMCore(TorchCore):
                 nn.init.constant_(bias[self.hidden_size : 2 * self.hidden_size], forget_bias)
 
     def initial_core_state(self, zeros_BH: Tensor) -> LSTMState:
-        return LSTMState(zeros_BH, zeros_BH)
+        return LSTMState(zeros_BH, zeros_BH.clone())
 
     def core_step(self, v_BG: Tensor, u_BG: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         i, f, g, o = (v_BG + u_BG).chunk(4, -1)

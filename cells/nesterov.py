@@ -74,7 +74,7 @@ class Nesterov(DrivenCell):
         zeros_BG = self.weight_ih.new_zeros(batch_size, self.weight_ih.shape[0])
         zeros_BH = self.weight_ih.new_zeros(batch_size, self.hidden_size)
         k_B = zeros_BG.new_zeros(batch_size, dtype=torch.int64)
-        return NesterovState(zeros_BG, zeros_BG, k_B, self.initial_core_state(zeros_BH))
+        return NesterovState(zeros_BG, zeros_BG.clone(), k_B, self.initial_core_state(zeros_BH))
 
     def step_with(self, weight_GH: Tensor, x_BI: Tensor, state: NesterovState) -> tuple[Tensor, NesterovState]:
         a_BG = self.linear(x_BI, self.weight_ih, self.bias_ih)
@@ -109,5 +109,7 @@ class NesterovGRU(Nesterov, GRUCore):
 class NesterovDTRIV(Nesterov, DTRIVCore):
     """h_t = modReLU(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + s W x_t, k = 1, .., F, 1, .., U = B exp(A).
 
-    The paper's (Nguyen et al., NeurIPS 2020) cells of this name have the drive of :class:`SRDTRIV`.
+    Nothing holds it: the extrapolation multiplies what lies along an eigenvalue of U far from 1 by up to 1 + sqrt(2) in
+    a step, and modReLU is not bounded. Take a short ``restart_period`` and short sequences. The public code of the
+    paper has no such cell; its SRDTRIV is :class:`SRDTRIV`.
     """
