@@ -199,6 +199,10 @@ def check_dtypes(factory: Factory) -> None:
     """float64 stays float64 and float32 float32, in outputs and states."""
     for dtype in (torch.float32, torch.float64):
         cell = factory(I, H).to(dtype)
+        for leaf in leaves(cell.initial_state(B)):
+            assert not leaf.is_floating_point() or leaf.dtype == dtype, (
+                f"an initial state of {leaf.dtype} in a cell of {dtype}"
+            )
         y_BTH, last = cell(torch.randn(B, T, I, dtype=dtype))
         found = {leaf.dtype for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()}
         assert found == {dtype}, f"{dtype} gives {', '.join(map(str, sorted(found, key=str)))}"
@@ -232,6 +236,7 @@ def check_device_move(factory: Factory) -> None:
 
 CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_construction,
+    check_dtypes,  # before those that run in float64, and would find a fixed dtype with a worse message
     check_shapes,
     check_bad_input,
     check_step_equals_forward,
@@ -245,7 +250,6 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_eval,
     check_state_dict,
     check_copies,
-    check_dtypes,
     check_autocast,
     check_device_move,
 )
