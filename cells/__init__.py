@@ -8,6 +8,8 @@ from cells.checks import check_cell
 from cells.driven import DrivenCell, DrivenState
 from cells.drives import Drive
 from cells.dtriv import DTRIV, SRDTRIV, AdamDTRIV, CayleyRNN, ExpRNN, MomentumDTRIV, RMSPropDTRIV
+from cells.flops import Flops, flops
+from cells.gains import GainReport, gain_report
 from cells.gru import GRU, SRGRU, AdamGRU, MomentumGRU, RMSPropGRU
 from cells.lstm import LSTM, SRLSTM, AdamLSTM, MomentumLSTM, RMSPropLSTM
 from cells.nesterov import NesterovDTRIV, NesterovGRU, NesterovLSTM, NesterovRNN, NesterovState
@@ -35,6 +37,8 @@ __all__ = [
     "DrivenCell",
     "DrivenState",
     "ExpRNN",
+    "Flops",
+    "GainReport",
     "MomentumDTRIV",
     "MomentumGRU",
     "MomentumLSTM",
@@ -51,7 +55,9 @@ __all__ = [
     "check_cell",
     "detach",
     "find_cell",
+    "flops",
     "follow_optimizer",
+    "gain_report",
     "load_entry_points",
     "move",
     "parameter_roles",

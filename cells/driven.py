@@ -85,6 +85,10 @@ class DrivenCell(Cell):
     def core_step(self, v_BG: Tensor, u_BG: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of the core on the driven input v and u = U h + b_hh: h_BH and the next state."""
 
+    def settled(self, a_G: Tensor) -> Tensor:
+        """What reaches the gates, U h aside, after an input that was always ``a_G`` = W x + b_ih."""
+        return self.drive.settled(a_G)
+
     def initial_state(self, batch_size: int) -> State:
         zeros_BH = self.weight_ih.new_zeros(batch_size, self.hidden_size)
         on_input = self.input_size + (self.bias_ih is not None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,14 @@ class Drive(nn.Module, ABC):
     def forward(self, a_BTC: Tensor, state: State) -> tuple[Tensor, State]:
         """A whole sequence: v_BTC and the last state."""
 
+    @abstractmethod
+    def settled(self, a_C: Tensor) -> Tensor:
+        """v_C after an input that was always ``a_C`` (the mean of a period, where there is one)."""
+
+    @abstractmethod
+    def growth(self) -> float:
+        """The factor by which v changes in a step once the input is 0; above 1 the drive is unstable."""
+
 
 class Identity(Drive):
     """v_t = a_t."""
@@ -61,6 +69,12 @@ class Identity(Drive):
 
     def forward(self, a_BTC: Tensor, state: State) -> tuple[Tensor, State]:
         return a_BTC, state
+
+    def settled(self, a_C: Tensor) -> Tensor:
+        return a_C
+
+    def growth(self) -> float:
+        return 0.0
 
 
 class Momentum(Drive):
@@ -96,6 +110,13 @@ class Momentum(Drive):
     def forward(self, a_BTC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         v_BTC = linear_scan(self.momentum.over_time(a_BTC), self.step_size() * a_BTC, state)
         return v_BTC, v_BTC[:, -1]
+
+    def settled(self, a_C: Tensor) -> Tensor:
+        v_C: Tensor = self.step_size() / (1 - self.momentum()) * a_C
+        return v_C
+
+    def growth(self) -> float:
+        return _largest(self.momentum())
 
 
 class RestartState(NamedTuple):
@@ -140,6 +161,14 @@ class ScheduledRestart(Drive):
         k_BT, c_BT = restart_schedule(state.k[:, None] + steps_T, self.restart_period, a_BTC)
         v_BTC = linear_scan(c_BT[:, :, None], self.step_size() * a_BTC, state.v)
         return v_BTC, RestartState(v_BTC[:, -1], k_BT[:, -1])
+
+    def settled(self, a_C: Tensor) -> Tensor:
+        a_1TC = a_C.expand(1, self.restart_period, -1)
+        v_1TC, _ = self.forward(a_1TC, self.initial_state(torch.zeros_like(a_1TC[:, 0])))
+        return v_1TC[0].mean(0)
+
+    def growth(self) -> float:
+        return (self.restart_period - 1) / (self.restart_period + 2)
 
     def extra_repr(self) -> str:
         return f"restart_period={self.restart_period}"
@@ -203,6 +232,12 @@ class RMSProp(Drive):
         m_BTC = linear_scan(a_BTC.new_full((1, 1, 1), self.beta), (1 - self.beta) * a_BTC**2, state)
         return _in_units_of(self.step_size() * a_BTC, m_BTC, self.delta, self.delta_in_root), m_BTC[:, -1]
 
+    def settled(self, a_C: Tensor) -> Tensor:
+        return _in_units_of(self.step_size() * a_C, a_C**2, self.delta, self.delta_in_root)
+
+    def growth(self) -> float:
+        return 0.0
+
     def extra_repr(self) -> str:
         return f"beta={self.beta}, delta={self.delta}, delta_in_root={self.delta_in_root}"
 
@@ -261,7 +296,7 @@ class Adam(Drive):
         if momentum > sqrt(beta):
             warnings.warn(
                 f"momentum is {momentum}, above sqrt(beta) = sqrt({beta}) = {sqrt(beta):.4g}: when the input falls "
-                f"silent the drive grows by {_growth(momentum, beta):.4g} in each step until delta = {delta} stops it",
+                f"silent the drive grows by {self.growth():.4g} in each step until delta = {delta} stops it",
                 stacklevel=2,
             )
 
@@ -279,6 +314,15 @@ class Adam(Drive):
         v_BTC = _in_units_of(p_BTC, m_BTC, self.delta, self.delta_in_root)
         return v_BTC, AdamState(p_BTC[:, -1], m_BTC[:, -1])
 
+    def settled(self, a_C: Tensor) -> Tensor:
+        p_C = self.step_size() / (1 - self.momentum()) * a_C
+        return _in_units_of(p_C, a_C**2, self.delta, self.delta_in_root)
+
+    def growth(self) -> float:
+        """Until m has fallen to delta; without momentum, at once."""
+        momentum = _largest(self.momentum())
+        return momentum / sqrt(self.beta) if self.beta > 0 else inf if momentum > 0 else 0.0
+
     def extra_repr(self) -> str:
         return f"beta={self.beta}, delta={self.delta}, delta_in_root={self.delta_in_root}"
 
@@ -291,5 +335,5 @@ def _in_units_of(p: Tensor, m: Tensor, delta: float, delta_in_root: bool) -> Ten
     return p / (m.masked_fill(silent, 1.0).sqrt().masked_fill(silent, 0.0) + delta)
 
 
-def _growth(momentum: float, beta: float) -> float:
-    return momentum / sqrt(beta) if beta > 0 else float("inf")
+def _largest(number: float | Tensor) -> float:
+    return number.max().item() if isinstance(number, Tensor) else number

@@ -86,6 +86,9 @@ class Nesterov(DrivenCell):
         h_BH, core_state = self.core_step(v_BG, u_BG, state.core)
         return h_BH, NesterovState(y_input, y_hidden, k_B, core_state)
 
+    def settled(self, a_G: Tensor) -> Tensor:
+        return self.sign * self.step_size * a_G
+
 
 class NesterovRNN(Nesterov, RNNCore):
     """h_t = tanh(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + b_hh + s (W x_t + b_ih), k = 1, .., F, 1, ..."""
