@@ -76,12 +76,12 @@ class OrthogonalCore(DrivenCell):
             blocks.uniform_(0, pi / 2).div_(2).tan_().neg_()
         else:
             blocks.uniform_(-pi, pi)
-        rows, columns = self._below_diagonal()
+        rows = torch.arange(1, self.hidden_size, 2, device=self.skew.device)
         self.skew.zero_()
-        self.skew[(rows % 2 == 1) & (columns == rows - 1)] = -blocks  # A[2i+1, 2i] = -s
+        self.skew[rows * (rows - 1) // 2 + rows - 1] = -blocks  # A[row, row - 1], the last entry of its row
 
     def recurrent_weight(self) -> Tensor:
-        rows, columns = self._below_diagonal()
+        rows, columns = torch.tril_indices(self.hidden_size, self.hidden_size, -1, device=self.skew.device)
         with no_autocast(self.skew):
             A_HH = self.skew.new_zeros(self.hidden_size, self.hidden_size)
             weight_HH: Tensor = self.manifold(A_HH.index_put((rows, columns), self.skew))
@@ -98,9 +98,6 @@ class OrthogonalCore(DrivenCell):
     def core_step(self, v_BG: Tensor, u_BG: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
         h_BH = modrelu(v_BG + u_BG, self.modrelu_bias)
         return h_BH, RNNState(h_BH)
-
-    def _below_diagonal(self) -> Tensor:
-        return torch.tril_indices(self.hidden_size, self.hidden_size, -1, device=self.skew.device)
 
 
 class DTRIVCore(OrthogonalCore):

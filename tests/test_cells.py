@@ -6,6 +6,7 @@ from math import pi
 import bridge
 import pytest
 import torch
+from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
 import cells
@@ -187,6 +188,40 @@ def test_states_keep_the_dtype_of_the_parameters_under_autocast(name):
             y_BTH, state = cell(torch.randn(3, 5, 2))
         kinds = {leaf.dtype for leaf in leaves((y_BTH, state)) if leaf.is_floating_point()}
         assert kinds == {torch.float32}, f"{engine} gives {kinds}"
+
+
+class Half(torch.nn.Module):
+    """A parametrisation as weight drop is one."""
+
+    def forward(self, weight):
+        return weight * torch.tensor([1.0, 0.0], dtype=weight.dtype).repeat(weight.shape[1] // 2)
+
+
+@pytest.mark.parametrize("name", WITH_BIAS)
+def test_a_recurrent_weight_from_outside_is_used_by_every_engine(name):
+    """By functional_call or as a parametrisation: what weight drop needs."""
+    for engine in bridge.engines_of(BUILT_IN[name]):
+        cell = bridge.random_cell(BUILT_IN[name], 3, 4, engine=engine)
+        x_BTI = torch.randn(2, 5, 3, dtype=torch.float64)
+        whole_GH = cell.weight_hh.detach().clone().requires_grad_()
+        functional, _ = torch.func.functional_call(cell, {"weight_hh": Half()(whole_GH)}, (x_BTI,))
+        functional.square().sum().backward()
+        parametrize.register_parametrization(cell, "weight_hh", Half(), unsafe=True)
+        parametrised, _ = cell(x_BTI)
+        parametrised.square().sum().backward()
+        parametrize.remove_parametrizations(cell, "weight_hh", leave_parametrized=True)
+        expected, _ = cell(x_BTI)
+        for found in (functional, parametrised):
+            assert_close(found, expected, rtol=0, atol=1e-12)
+        assert whole_GH.grad[:, 0].any()
+        assert not whole_GH.grad[:, 1].any()
+
+
+def test_a_parametrised_cell_is_no_new_cell():
+    before = registered_cells()
+    cell = cells.LSTM(3, 4)
+    parametrize.register_parametrization(cell, "weight_hh", Half(), unsafe=True)
+    assert registered_cells() == before
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,16 @@ def test_cells_are_finite_under_autocast(name, dtype, kind):
         assert tensor.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["AdamLSTM", "RMSPropLSTM"])
+def test_cells_are_finite_over_2000_steps_in_float16(name):
+    cell = cells.find_cell(name)(3, 5, delta=1e-16)
+    with torch.autocast("cpu", torch.float16):
+        y_BTH, state = cell(make_input("bursts", 2000))
+    y_BTH.float().square().mean().backward()
+    for tensor in (y_BTH, *leaves(state), *(p.grad for p in cell.parameters())):
+        assert tensor.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["adam as published", "rmsprop outside", "momentum"])
 def test_drives_keep_full_precision_under_autocast(name):
     drive = DRIVES[name].float()

@@ -27,7 +27,7 @@ def make_trainer(cell, lr=1e-2):
     def step(accumulate=1):
         optimizer.zero_grad()
         for _ in range(accumulate):
-            y_BTH, _ = cell(torch.randn(2, 3, cell.input_size, dtype=cell.weight_ih.dtype))
+            y_BTH, _ = cell(torch.randn(2, 2, cell.input_size, dtype=cell.weight_ih.dtype))
             (y_BTH - 1).square().mean().backward()
         optimizer.step()
 
@@ -64,7 +64,7 @@ def test_dynamic_and_static_cells_start_at_the_same_weight():
 
 @pytest.mark.parametrize("rebase_every", [1, 7, None])
 def test_orthogonal_after_1000_optimiser_steps_in_float32(rebase_every):
-    cell = DTRIV(2, 32, rebase_every=rebase_every)
+    cell = DTRIV(2, 24, rebase_every=rebase_every)
     start_HH = cell.recurrent_weight().detach()
     step, _ = make_trainer(cell, lr=3e-3)
     for _ in range(1000):
@@ -106,6 +106,37 @@ def test_steps_are_counted_not_forward_passes():
         step(accumulate=5)
     cell(torch.randn(1, 2, 2))
     assert (int(cell.steps), int(cell.rebases)) == (4, 1)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")  # Lightning on this torch
+def test_steps_are_counted_under_lightning():
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Task(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.cell = DTRIV(2, 4, rebase_every=2)
+
+        def training_step(self, batch, _):
+            return self.cell(batch)[0].square().mean()
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters())
+            follow_optimizer(self, optimizer)
+            return optimizer
+
+    task = Task()
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, torch.utils.data.DataLoader(torch.randn(12, 3, 2), batch_size=2))
+    assert (trainer.global_step, int(task.cell.steps), int(task.cell.rebases)) == (3, 3, 1)
 
 
 def test_a_followed_model_may_hold_many_cells_and_be_left_again():

@@ -29,7 +29,7 @@ def name_case(case):
 @pytest.mark.parametrize("case", CASES, ids=name_case)
 @pytest.mark.parametrize("size", [1.0, 1e-9])
 def test_gains_are_what_a_long_constant_input_gives(case, size):
-    """W = 0 and b_ih = size: what reaches the core after 400 steps, over the last period where there is one."""
+    """W = 0 and b_ih = size: what reaches the core after 240 steps, over the last period where there is one."""
     name, arguments = case
     cell = BUILT_IN[name](1, 4, **arguments).double()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_gains_are_what_a_long_constant_input_gives(case, size):
     seen = []
     cell.core_step = lambda v, u, state: (seen.append(v), type(cell).core_step(cell, v, u, state))[1]
     period = getattr(cell.drive, "restart_period", 1)
-    steps = 400 // period * period
+    steps = 240 // period * period
     cell.loop(torch.full((1, steps, 1), size, dtype=torch.float64), cell.initial_state(1))
     found = torch.stack(seen[-period:]).mean().item() / size
     report = gain_report(cell)
