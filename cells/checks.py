@@ -46,12 +46,14 @@ def check_cell(factory: Factory) -> None:
 
 
 def check_construction(factory: Factory) -> None:
-    """factory(input_size, hidden_size) gives a Cell with these sizes and plain own arguments."""
+    """factory(input_size, hidden_size) gives a Cell with these sizes, plain own arguments, and roles of parameters."""
     cell = factory(I, H)
     assert isinstance(cell, Cell), f"a cells.Cell is expected, not a {type(cell).__name__}"
     sizes = cell.input_size, cell.hidden_size
     assert sizes == (I, H), f"(input_size, hidden_size) = {(I, H)} was asked for, the cell says {sizes}"
     assert _is_plain(cell.init_args), f"own arguments must be plain data, not {cell.init_args}"
+    unknown = set(cell.roles) - {name for name, _ in cell.named_parameters()}
+    assert not unknown, f"there is a role for {', '.join(sorted(unknown))}, but no such parameter"
     again = type(cell)(I, H, **cell.init_args)
     expected, found = _shapes(cell), _shapes(again)
     assert found == expected, f"built again from its own arguments it has other parameters: {found}, not {expected}"

@@ -214,7 +214,7 @@ class MomentumDriven(DrivenCell):
         momentum: mu in [0, 1). 0 leaves the core with W and b_ih scaled by step_size: the control to run beside it.
         step_size: s, above 0. A constant input is amplified by step_size / (1 - momentum).
         learn: ``none`` keeps both as given, ``scalar`` learns them from there, ``unit`` learns one of each for every
-            gate channel, (the drive then runs on the gates instead of on the input). Learned, momentum stays in (0, 1)
+            gate channel (the drive then runs on the gates instead of on the input). Learned, momentum stays in (0, 1)
             as a sigmoid and step_size above 0 as a softplus.
     """
 

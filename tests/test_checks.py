@@ -68,6 +68,10 @@ class NotPlain(Leaky):
         return super().__new__(cls, *args, activation=torch.tanh, **kwargs)
 
 
+class RoleOfNothing(Leaky):
+    roles = {"wieght": "orthogonal"}  # noqa: RUF012
+
+
 class TimeFirst(Leaky):
     def forward(self, x_BTI, state=None):
         y_BTH, state = super().forward(x_BTI, state)
@@ -191,6 +195,7 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
     [
         (WrongSize, checks.check_construction, r"\(4, 6\) was asked for, the cell says \(4, 7\)"),
         (NotPlain, checks.check_construction, "own arguments must be plain data"),
+        (RoleOfNothing, checks.check_construction, "there is a role for wieght, but no such parameter"),
         (TimeFirst, checks.check_shapes, r"outputs of shape \(3, 7, 6\) expected, got \(7, 3, 6\)"),
         (StateNotBatchFirst, checks.check_shapes, r"a state leaf for 3 rows has shape \(1, 3, 6\)"),
         (AnyInput, checks.check_bad_input, r"an input of shape \(3, 7, 5\) was accepted|RuntimeError"),
