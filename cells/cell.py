@@ -6,7 +6,8 @@ Shapes: B batch, T time, I input_size, H hidden_size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch.nn.utils import parametrize
 
 from cells.state import State
 from cells.validation import positive_int
+
+Step = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
 class Cell(nn.Module, ABC):
@@ -33,6 +36,8 @@ class Cell(nn.Module, ABC):
 
     Attributes:
         init_args: The own keyword arguments as they were given.
+        roles: What a parameter is, by its name in the class, where optimisers should treat it apart from the others:
+            ``{"skew": "orthogonal"}``. See :func:`cells.parameter_roles`.
 
     Raises:
         ValueError: if a size is not a positive integer.
@@ -41,6 +46,7 @@ class Cell(nn.Module, ABC):
     input_size: int
     hidden_size: int
     init_args: dict[str, Any]
+    roles: ClassVar[Mapping[str, str]] = {}
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Cell:
         cell = super().__new__(cls)
@@ -74,14 +80,18 @@ class Cell(nn.Module, ABC):
         self.check_input(x_BTI)
         return self.loop(x_BTI, self.initial_state(x_BTI.shape[0]) if state is None else state)
 
-    def loop(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
-        """:meth:`step` over time: the definition of every cell, whatever faster way :meth:`forward` takes."""
+    def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
+        """``step`` (:meth:`step` by default) over time: what every cell is, whatever faster way forward takes."""
+        step = step or self.step
         outputs = []
         with parametrize.cached():  # a parametrised weight is computed once for the sequence, not once a step
             for x_BI in x_BTI.unbind(1):  # indexing x_BTI[:, t] would make the backward pass quadratic in T
-                y_BH, state = self.step(x_BI, state)
+                y_BH, state = step(x_BI, state)
                 outputs.append(y_BH)
         return torch.stack(outputs, 1), state
+
+    def after_optimizer_step(self) -> None:
+        """Called once after each optimiser step, for cells that count them; :func:`cells.follow_optimizer` does it."""
 
     def check_input(self, x_BTI: Tensor) -> None:
         """Refuse an input that is no batch of sequences of this cell.

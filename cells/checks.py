@@ -46,12 +46,14 @@ def check_cell(factory: Factory) -> None:
 
 
 def check_construction(factory: Factory) -> None:
-    """factory(input_size, hidden_size) gives a Cell with these sizes and plain own arguments."""
+    """factory(input_size, hidden_size) gives a Cell with these sizes, plain own arguments, and roles of parameters."""
     cell = factory(I, H)
     assert isinstance(cell, Cell), f"a cells.Cell is expected, not a {type(cell).__name__}"
     sizes = cell.input_size, cell.hidden_size
     assert sizes == (I, H), f"(input_size, hidden_size) = {(I, H)} was asked for, the cell says {sizes}"
     assert _is_plain(cell.init_args), f"own arguments must be plain data, not {cell.init_args}"
+    unknown = set(cell.roles) - {name for name, _ in cell.named_parameters()}
+    assert not unknown, f"there is a role for {', '.join(sorted(unknown))}, but no such parameter"
     again = type(cell)(I, H, **cell.init_args)
     expected, found = _shapes(cell), _shapes(again)
     assert found == expected, f"built again from its own arguments it has other parameters: {found}, not {expected}"
@@ -133,15 +135,16 @@ def check_gradients(factory: Factory) -> None:
     x_BTI = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
     state = _random_state(cell, 2)
     names, parameters = zip(*cell.named_parameters(), strict=True) if list(cell.parameters()) else ((), ())
-    state_leaves = leaves(state)
+    real_leaves = [leaf for leaf in leaves(state) if leaf.is_floating_point()]
 
     def run(x_BTI: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        initial = _unflatten(tensors[: len(state_leaves)], state)
-        weights = dict(zip(names, tensors[len(state_leaves) :], strict=True))
-        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, initial))
-        return y_BTH, *leaves(last)
+        real = iter(tensors)
+        initial = [next(real) if leaf.is_floating_point() else leaf for leaf in leaves(state)]
+        weights = dict(zip(names, real, strict=True))
+        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, _unflatten(initial, state)))
+        return y_BTH, *(leaf for leaf in leaves(last) if leaf.is_floating_point())
 
-    torch.autograd.gradcheck(run, (x_BTI, *state_leaves, *parameters))
+    torch.autograd.gradcheck(run, (x_BTI, *real_leaves, *parameters))
 
 
 def check_every_parameter_learns(factory: Factory) -> None:
@@ -198,6 +201,10 @@ def check_dtypes(factory: Factory) -> None:
     """float64 stays float64 and float32 float32, in outputs and states."""
     for dtype in (torch.float32, torch.float64):
         cell = factory(I, H).to(dtype)
+        for leaf in leaves(cell.initial_state(B)):
+            assert not leaf.is_floating_point() or leaf.dtype == dtype, (
+                f"an initial state of {leaf.dtype} in a cell of {dtype}"
+            )
         y_BTH, last = cell(torch.randn(B, T, I, dtype=dtype))
         found = {leaf.dtype for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()}
         assert found == {dtype}, f"{dtype} gives {', '.join(map(str, sorted(found, key=str)))}"
@@ -231,6 +238,7 @@ def check_device_move(factory: Factory) -> None:
 
 CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_construction,
+    check_dtypes,  # before those that run in float64, and would find a fixed dtype with a worse message
     check_shapes,
     check_bad_input,
     check_step_equals_forward,
@@ -244,7 +252,6 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_eval,
     check_state_dict,
     check_copies,
-    check_dtypes,
     check_autocast,
     check_device_move,
 )

@@ -50,11 +50,12 @@ def run_library(
     between devices and layers. Outputs and states come back in the dtype of the parameters.
     """
     assert cell.kernel is not None  # choose_engine saw to it
-    dtype = cell.weight_hh.dtype
+    weight_GH = cell.recurrent_weight()
+    dtype = weight_GH.dtype
     device = u_BTD.device.type
     low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
     bias_hh_G = cell.bias_hh
-    weights = [weight_GD, cell.weight_hh]
+    weights = [weight_GD, weight_GH]
     if bias_hh_G is not None:
         weights += [torch.zeros_like(bias_hh_G) if bias_G is None else bias_G, bias_hh_G]
     with no_autocast(u_BTD):

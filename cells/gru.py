@@ -5,13 +5,13 @@ Shapes: B batch, H hidden_size.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cells.driven import DrivenCell, IdentityDriven, MomentumDriven
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
 
 
 class GRUState(NamedTuple):
@@ -20,7 +20,7 @@ class GRUState(NamedTuple):
     h: Tensor
 
 
-class GRUCore(DrivenCell):
+class GRUCore(TorchCore):
     """r, z, n from v_t and u_t = U h_{t-1} + b_hh, combined as in torch.nn.GRU.
 
     r = sig(v_r + u_r); z = sig(v_z + u_z); n = tanh(v_n + r u_n); h_t = (1 - z) n + z h_{t-1}.
@@ -29,14 +29,14 @@ class GRUCore(DrivenCell):
     """
 
     gates = 3
-    kernel = staticmethod(torch.gru)
+    kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.gru)
 
     def initial_core_state(self, zeros_BH: Tensor) -> GRUState:
         return GRUState(zeros_BH)
 
-    def core_step(self, v_BG: Tensor, state: GRUState) -> tuple[Tensor, GRUState]:
+    def core_step(self, v_BG: Tensor, u_BG: Tensor, state: GRUState) -> tuple[Tensor, GRUState]:
         v_r, v_z, v_n = v_BG.chunk(3, -1)
-        u_r, u_z, u_n = F.linear(state.h, self.weight_hh, self.bias_hh).chunk(3, -1)
+        u_r, u_z, u_n = u_BG.chunk(3, -1)
         z_BH = torch.sigmoid(v_z + u_z)
         n_BH = torch.tanh(v_n + torch.sigmoid(v_r + u_r) * u_n)
         h_BH = n_BH + z_BH * (state.h - n_BH)
@@ -51,4 +51,27 @@ class MomentumGRU(MomentumDriven, GRUCore):
     """GRU with v_t in place of a_t = W x_t + b_ih: v_t = mu v_{t-1} + s a_t.
 
     The paper's momentum (Nguyen et al., NeurIPS 2020) on the core of torch.nn.GRU; the paper has no GRU.
+    """
+
+
+class SRGRU(SRDriven, GRUCore):
+    """GRU with v_t in place of a_t = W x_t + b_ih: v_t = (k-1)/(k+2) v_{t-1} + s a_t, k = 1, .., F, 1, ...
+
+    The paper's scheduled restart (Nguyen et al., NeurIPS 2020) on the core of torch.nn.GRU; the paper has no GRU.
+    """
+
+
+class RMSPropGRU(RMSPropDriven, GRUCore):
+    """GRU with v_t in place of a_t = W x_t + b_ih: v_t = s a_t / sqrt(m_t + delta).
+
+    m_t = beta m_{t-1} + (1-beta) a_t^2.
+
+    The paper's RMSProp (Nguyen et al., NeurIPS 2020) on the core of torch.nn.GRU; the paper has no GRU.
+    """
+
+
+class AdamGRU(AdamDriven, GRUCore):
+    """GRU with v_t = p_t / sqrt(m_t + delta), p_t = mu p_{t-1} + s a_t, m_t = beta m_{t-1} + (1-beta) a_t^2.
+
+    The paper's Adam (Nguyen et al., NeurIPS 2020) on the core of torch.nn.GRU; the paper has no GRU.
     """

@@ -6,13 +6,13 @@ Shapes: B batch, H hidden_size.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cells.driven import DrivenCell, IdentityDriven, MomentumDriven
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
 from cells.drives import Drive
 from cells.validation import number_in
 
@@ -24,8 +24,8 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-class LSTMCore(DrivenCell):
-    """i, f, g, o = v_t + U h_{t-1} + b_hh; c_t = sig(f) c_{t-1} + sig(i) tanh(g); h_t = sig(o) tanh(c_t).
+class LSTMCore(TorchCore):
+    """i, f, g, o = v_t + u_t; c_t = sig(f) c_{t-1} + sig(i) tanh(g); h_t = sig(o) tanh(c_t).
 
     Source: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000; gate order i, f, g, o.
 
@@ -35,7 +35,7 @@ class LSTMCore(DrivenCell):
     """
 
     gates = 4
-    kernel = staticmethod(torch.lstm)
+    kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
 
     @abstractmethod
     def __init__(
@@ -54,10 +54,10 @@ class LSTMCore(DrivenCell):
                 nn.init.constant_(bias[self.hidden_size : 2 * self.hidden_size], forget_bias)
 
     def initial_core_state(self, zeros_BH: Tensor) -> LSTMState:
-        return LSTMState(zeros_BH, zeros_BH)
+        return LSTMState(zeros_BH, zeros_BH.clone())
 
-    def core_step(self, v_BG: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        i, f, g, o = (v_BG + F.linear(state.h, self.weight_hh, self.bias_hh)).chunk(4, -1)
+    def core_step(self, v_BG: Tensor, u_BG: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        i, f, g, o = (v_BG + u_BG).chunk(4, -1)
         c_BH = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
         h_BH = torch.sigmoid(o) * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
@@ -74,6 +74,30 @@ class MomentumLSTM(MomentumDriven, LSTMCore):
     """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = mu v_{t-1} + s a_t.
 
     Exactly an LSTM on the filtered input [x~_t, s~_t], x~_t = mu x~_{t-1} + s x_t and s~ the filtered 1.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class SRLSTM(SRDriven, LSTMCore):
+    """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = (k-1)/(k+2) v_{t-1} + s a_t, k = 1, .., F, 1, ...
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020. What its
+    public code for MNIST and TIMIT calls by this name is :class:`NesterovLSTM`.
+    """
+
+
+class RMSPropLSTM(RMSPropDriven, LSTMCore):
+    """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = s a_t / sqrt(m_t + delta).
+
+    m_t = beta m_{t-1} + (1-beta) a_t^2.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class AdamLSTM(AdamDriven, LSTMCore):
+    """LSTM with v_t = p_t / sqrt(m_t + delta), p_t = mu p_{t-1} + s a_t, m_t = beta m_{t-1} + (1-beta) a_t^2.
 
     Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
+from abc import ABCMeta
 from collections.abc import Iterator
 from importlib.metadata import entry_points, packages_distributions
 from typing import Any
@@ -33,10 +34,14 @@ def load_entry_points() -> None:
 
 
 def registered_cells() -> dict[str, list[type[Cell]]]:
-    """Every concrete subclass of Cell that has been imported, by name, in alphabetical order."""
+    """Every concrete subclass of Cell that has been imported, by name, in alphabetical order.
+
+    The class that torch makes of a cell for a single object, to parametrise one of its tensors, is none of them.
+    """
     cells: dict[str, list[type[Cell]]] = {}
     for cell in sorted(set(_subclasses(Cell)), key=class_path):
-        if not inspect.isabstract(cell):
+        made_by_torch = cell.__module__ == ABCMeta.__module__  # where type() puts a class without a class statement
+        if not inspect.isabstract(cell) and not made_by_torch:
             cells.setdefault(cell.__name__, []).append(cell)
     return dict(sorted(cells.items()))
 

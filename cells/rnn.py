@@ -5,13 +5,13 @@ Shapes: B batch, H hidden_size.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cells.driven import DrivenCell, IdentityDriven, MomentumDriven
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
 
 
 class RNNState(NamedTuple):
@@ -20,17 +20,17 @@ class RNNState(NamedTuple):
     h: Tensor
 
 
-class RNNCore(DrivenCell):
-    """h_t = tanh(v_t + U h_{t-1} + b_hh) (Elman 1990)."""
+class RNNCore(TorchCore):
+    """h_t = tanh(v_t + u_t) (Elman 1990)."""
 
     gates = 1
-    kernel = staticmethod(torch.rnn_tanh)
+    kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.rnn_tanh)
 
     def initial_core_state(self, zeros_BH: Tensor) -> RNNState:
         return RNNState(zeros_BH)
 
-    def core_step(self, v_BG: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
-        h_BH = torch.tanh(v_BG + F.linear(state.h, self.weight_hh, self.bias_hh))
+    def core_step(self, v_BG: Tensor, u_BG: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
+        h_BH = torch.tanh(v_BG + u_BG)
         return h_BH, RNNState(h_BH)
 
 
@@ -40,6 +40,31 @@ class RNN(IdentityDriven, RNNCore):
 
 class MomentumRNN(MomentumDriven, RNNCore):
     """h_t = tanh(v_t + U h_{t-1} + b_hh), v_t = mu v_{t-1} + s (W x_t + b_ih).
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class SRRNN(SRDriven, RNNCore):
+    """h_t = tanh(v_t + U h_{t-1} + b_hh), v_t = (k-1)/(k+2) v_{t-1} + s (W x_t + b_ih), k = 1, .., F, 1, ...
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class RMSPropRNN(RMSPropDriven, RNNCore):
+    """h_t = tanh(v_t + U h_{t-1} + b_hh), v_t = s a_t / sqrt(m_t + delta), m_t = beta m_{t-1} + (1-beta) a_t^2.
+
+    a_t = W x_t + b_ih.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class AdamRNN(AdamDriven, RNNCore):
+    """h_t = tanh(v_t + U h_{t-1} + b_hh), v_t = p_t / sqrt(m_t + delta), p_t = mu p_{t-1} + s (W x_t + b_ih).
+
+    m_t = beta m_{t-1} + (1-beta) a_t^2, a_t = W x_t + b_ih.
 
     Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
     """

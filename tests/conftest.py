@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""What all tests share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of the tests are small: a second thread waits, not works
+os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of tests are small: more threads would only wait for one another
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

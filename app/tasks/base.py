@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from cells import Cell
+from cells import Cell, follow_optimizer
 from cells.registry import class_path
 
 CellFactory = Callable[[int, int], Cell]
@@ -67,6 +67,7 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
+        follow_optimizer(self, optimizer)  # cells that move their base count the optimiser's steps
         scheduler: LRScheduler
         if self.lr_schedule == "constant":
             return optimizer

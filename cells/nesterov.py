@@ -1,0 +1,118 @@
+"""Cells with Nesterov's accelerated gradient, over every core.
+
+They do not split into a drive and a core. With y_t = U h_{t-1} + b_hh + s a_t the core gets y_t + c_k (y_t - y_{t-1}):
+the extrapolation takes in the hidden state, so nothing of it can be computed before h_{t-1} is known, and momentum is
+part of dh_T/dh_t. The SR cells, whose drive has the same schedule on the input alone, are other cells.
+
+Shapes: B batch, I input_size, H hidden_size, G = gates x H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cells.driven import DrivenCell
+from cells.drives import Identity, restart_schedule
+from cells.dtriv import DTRIVCore
+from cells.gru import GRUCore
+from cells.lstm import LSTMCore
+from cells.rnn import RNNCore
+from cells.validation import number_in, one_of, positive_int
+
+
+class NesterovState(NamedTuple):
+    """State of a Nesterov cell.
+
+    Attributes:
+        y_input: The part of the last y that comes from the input, +-s a_t, of shape (B, G).
+        y_hidden: The part that comes from the hidden state, U h_{t-1} + b_hh, of shape (B, G). The two are kept apart
+            because the GRU's reset gate acts on one of them only.
+        k: Count of the last step, of shape (B,); 0 before the first.
+        core: State of the core.
+    """
+
+    y_input: Tensor
+    y_hidden: Tensor
+    k: Tensor
+    core: Any
+
+
+class Nesterov(DrivenCell):
+    """A core on y_t + (k-1)/(k+2) (y_t - y_{t-1}), y_t = U h_{t-1} + b_hh + s a_t, k = 1, 2, .., F, 1, 2, ...
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+
+    Args:
+        step_size: s, above 0.
+        restart_period: F, the number of steps after which k returns to 1 (and y_{t-1} is forgotten); at least 1.
+        sign: Sign of s a_t in y_t. 1 is the paper's recurrence; -1 is what its public code for MNIST and TIMIT
+            computes, under the name SRLSTM.
+    """
+
+    kernel: ClassVar[Callable[..., Any] | None] = None  # torch has none for this recurrence
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        step_size: float = 0.6,
+        restart_period: int = 40,
+        sign: Literal[1, -1] = 1,
+        **core: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, drive=Identity(), **core)
+        self.step_size = number_in("(0, inf)", "step_size", step_size)
+        self.restart_period = positive_int("restart_period", restart_period)
+        self.sign = one_of("sign", sign, (1, -1))
+
+    def initial_state(self, batch_size: int) -> NesterovState:
+        zeros_BG = self.weight_ih.new_zeros(batch_size, self.weight_ih.shape[0])
+        zeros_BH = self.weight_ih.new_zeros(batch_size, self.hidden_size)
+        k_B = zeros_BG.new_zeros(batch_size, dtype=torch.int64)
+        return NesterovState(zeros_BG, zeros_BG.clone(), k_B, self.initial_core_state(zeros_BH))
+
+    def step_with(self, weight_GH: Tensor, x_BI: Tensor, state: NesterovState) -> tuple[Tensor, NesterovState]:
+        a_BG = self.linear(x_BI, self.weight_ih, self.bias_ih)
+        y_input = self.sign * self.step_size * a_BG
+        y_hidden = self.linear(state.core.h, weight_GH, self.bias_hh)
+        k_B, c_B = restart_schedule(state.k, self.restart_period, a_BG)
+        v_BG = y_input + c_B[:, None] * (y_input - state.y_input)
+        u_BG = y_hidden + c_B[:, None] * (y_hidden - state.y_hidden)
+        h_BH, core_state = self.core_step(v_BG, u_BG, state.core)
+        return h_BH, NesterovState(y_input, y_hidden, k_B, core_state)
+
+    def settled(self, a_G: Tensor) -> Tensor:
+        return self.sign * self.step_size * a_G
+
+
+class NesterovRNN(Nesterov, RNNCore):
+    """h_t = tanh(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + b_hh + s (W x_t + b_ih), k = 1, .., F, 1, ..."""
+
+
+class NesterovLSTM(Nesterov, LSTMCore):
+    """LSTM on y_t + (k-1)/(k+2) (y_t - y_{t-1}), y_t = U h_{t-1} + b_hh + s (W x_t + b_ih), k = 1, .., F, 1, ...
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020; the
+    numbers published there as SRLSTM for MNIST and TIMIT are of this cell with ``sign`` -1.
+    """
+
+
+class NesterovGRU(Nesterov, GRUCore):
+    """GRU on y_t + (k-1)/(k+2) (y_t - y_{t-1}), y_t = U h_{t-1} + b_hh + s (W x_t + b_ih), k = 1, .., F, 1, ...
+
+    The reset gate acts on the extrapolated U h + b_hh. The paper (Nguyen et al., NeurIPS 2020) has no GRU.
+    """
+
+
+class NesterovDTRIV(Nesterov, DTRIVCore):
+    """h_t = modReLU(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + s W x_t, k = 1, .., F, 1, .., U = B exp(A).
+
+    Nothing holds it: the extrapolation multiplies what lies along an eigenvalue of U far from 1 by up to 1 + sqrt(2) in
+    a step, and modReLU is not bounded. Take a short ``restart_period`` and short sequences. The public code of the
+    paper has no such cell; its SRDTRIV is :class:`SRDTRIV`.
+    """
