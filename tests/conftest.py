@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import QUICKSTART
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of tests are small: more threads would only wait for one another
 torch.set_num_threads(1)
-
-ROOT = Path(__file__).parents[1]
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from paths import QUICKSTART, ROOT
 
 from app.cli import main
 from app.tasks import SequenceClassifier
-from tests.conftest import QUICKSTART, ROOT
 
 SMALL = ["--model.hidden_size", "8", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 OWN_CELL = '''

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from paths import ROOT
 
 from app.cli import main
-from tests.conftest import ROOT
 
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
 

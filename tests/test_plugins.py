@@ -10,10 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from paths import QUICKSTART, ROOT
 
 import cells
 from cells import LSTM, Cell, find_cell
-from tests.conftest import QUICKSTART, ROOT
 
 MODULE = '''
 import torch
