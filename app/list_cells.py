@@ -33,33 +33,38 @@ def list_cells(options: Sequence[str]) -> None:
     try:
         chosen = [cells.find_cell(arguments.name)] if arguments.name else None
         every = [cell for same_name in cells.registered_cells().values() for cell in same_name]
-        counts = {
-            cell: sum(p.numel() for p in cell(arguments.input_size, arguments.hidden_size).parameters())
-            for cell in chosen or every
-        }
+        built = {cell: cell(arguments.input_size, arguments.hidden_size) for cell in chosen or every}
     except ValueError as error:
         raise UserError(str(error)) from error
     sizes = f"input_size {arguments.input_size}, hidden_size {arguments.hidden_size}"
     if chosen:
-        _explain(chosen[0], f"{counts[chosen[0]]:,} parameters with {sizes}")
+        _explain(built[chosen[0]], sizes)
         return
-    rows = [[cell.__name__, origin(cell), f"{count:,}", _equation(cell)] for cell, count in counts.items()]
+    rows = [[cls.__name__, origin(cls), _parameters(cell), _equation(cls)] for cls, cell in built.items()]
     say(table(["cell", "origin", "parameters", "equation"], rows))
     say(f"\nParameters are counted for {sizes}. Arguments of one cell: python -m app cells NAME")
 
 
-def _explain(cell: type[cells.Cell], count: str) -> None:
-    say(f"{cell.__name__}: {class_path(cell)} ({origin(cell)}), {count}\n\n{inspect.getdoc(cell)}\n")
+def _explain(cell: cells.Cell, sizes: str) -> None:
+    cls = type(cell)
+    say(f"{cls.__name__}: {class_path(cls)} ({origin(cls)}), {_parameters(cell)} parameters with {sizes}")
+    say(f"\n{inspect.getdoc(cls)}\n")
     rows = []
-    for name, parameter in own_parameters(cell).items():
+    for name, parameter in own_parameters(cls).items():
         kind = (
             parameter.annotation
             if isinstance(parameter.annotation, str)
             else getattr(parameter.annotation, "__name__", str(parameter.annotation))
         )
-        rows.append([f"--model.cell.{name}", repr(parameter.default), kind, _help(cell, name)])
+        rows.append([f"--model.cell.{name}", repr(parameter.default), kind, _help(cls, name)])
     if rows:
         say(table(["argument", "default", "type", "meaning"], rows))
+    if isinstance(cell, cells.DrivenCell):
+        say(f"\nWith these defaults: {cells.gain_report(cell)}")
+
+
+def _parameters(cell: cells.Cell) -> str:
+    return f"{sum(parameter.numel() for parameter in cell.parameters()):,}"
 
 
 def _equation(cell: type[cells.Cell]) -> str:
