@@ -24,7 +24,7 @@ from app.checkpoint import check_fits, read_checkpoint
 from app.errors import UserError
 from app.export import export
 from app.predictions import check_output, write_predictions
-from app.run import RunDirectory, metrics_table, say, split_metrics, versions, write_results
+from app.run import RunDirectory, flat_hyperparameters, metrics_table, say, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
 from cells.validation import closest_first
@@ -228,7 +228,7 @@ class CLI(LightningCLI):
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
         part, _, metric = self.model.monitor.partition("/")
-        hyperparameters = {name: value for name, value in self.model.hparams.items() if not name.startswith("_")}
+        hyperparameters = flat_hyperparameters(self.model.hparams)
         hyperparameters |= {"data": type(self.datamodule).__name__, "seed": self._seed()}
         if isinstance(self.trainer.logger, TensorBoardLogger):
             best = {f"best/{self.model.monitor}": metrics[part][metric]}

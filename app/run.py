@@ -92,6 +92,18 @@ def split_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     return parts
 
 
+def flat_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's hyperparameters as columns of a table: ``cell``, ``cell.momentum``, .., without what is not set."""
+    flat: dict[str, Any] = {}
+    for name, value in hyperparameters.items():
+        if isinstance(value, Mapping):
+            flat[name] = value["class_path"].rpartition(".")[2]
+            flat |= {f"{name}.{own}": given for own, given in value["init_args"].items() if given is not None}
+        elif value is not None and not name.startswith("_"):
+            flat[name] = value
+    return flat
+
+
 def versions() -> dict[str, str]:
     """Versions of Python, this program and the packages that decide the numbers."""
     found = {"python": platform.python_version()}
