@@ -16,22 +16,23 @@ from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
-import app
 import cells
+from app import console
 from app.callbacks import ProgressBar, SaveConfig, run_callbacks
 from app.checkpoint import check_fits, read_checkpoint
+from app.configuration import with_existing_configs, with_run_config
+from app.console import metrics_table
 from app.errors import UserError
 from app.export import export
 from app.predictions import check_output, write_predictions
-from app.run import RunDirectory, flat_hyperparameters, metrics_table, say, split_metrics, versions, write_results
+from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
-from cells.validation import closest_first
 from datamodules import DataError, DataModule
 
 LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
-CONFIG_FLAGS = ("--config", "-c")
 IGNORED_WARNINGS = (
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 under torch 2.11
     "does not have many workers",  # batches come from memory: workers would only copy them
@@ -39,6 +40,7 @@ IGNORED_WARNINGS = (
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
 )
+say = rank_zero_only(console.say)  # once for all processes
 
 
 def run(command: str, options: Sequence[str]) -> None:
@@ -55,7 +57,7 @@ def run(command: str, options: Sequence[str]) -> None:
     )
     cells.load_entry_points()
     try:
-        cli = CLI(command, _with_run_config(command, _with_existing_configs(options)))
+        cli = CLI(command, with_run_config(command, with_existing_configs(options)))
         cli.execute()
     except (ArgumentError, DataError) as error:
         raise UserError(plain_sentence(str(error))) from error
@@ -151,7 +153,12 @@ class CLI(LightningCLI):
         if self.options.ckpt_path:
             path = Path(self.options.ckpt_path)
             check_fits(read_checkpoint(path), self.model, path)
-        getattr(self, f"_{self.subcommand}")()
+        try:
+            getattr(self, f"_{self.subcommand}")()
+        except SystemExit as error:  # Lightning's way to end after Ctrl-C
+            if self.run_directory and self.run_directory.last.exists():
+                say(f"interrupted; the weights are in {self.run_directory.last}")
+            raise KeyboardInterrupt from error
 
     def _fit(self) -> None:
         run = self.run_directory
@@ -165,12 +172,7 @@ class CLI(LightningCLI):
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
         start = time.monotonic()
-        try:
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True)
-        except SystemExit as error:  # Lightning's way to end after Ctrl-C
-            if run and run.last.exists():
-                say(f"interrupted; the weights are in {run.last}")
-            raise KeyboardInterrupt from error
+        self.trainer.fit(self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True)
         if run is None or not run.best.exists():
             return  # a trial run without validation: nothing to choose, nothing to report
         seconds = time.monotonic() - start
@@ -190,7 +192,8 @@ class CLI(LightningCLI):
             "precision": str(self.trainer.precision),
             "versions": versions(),
         }
-        write_results(run, results)
+        if self.trainer.is_global_zero:
+            write_results(run, results)
         self._log_hyperparameters(metrics)
         say(f"\n{metrics_table(metrics)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
@@ -235,64 +238,11 @@ class CLI(LightningCLI):
             self.trainer.logger.log_hyperparams(hyperparameters, best)
             self.trainer.logger.save()
 
-    def _seed(self) -> int:
-        return int(os.environ["PL_GLOBAL_SEED"])
+    def _seed(self) -> int | None:
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        return None if seed is None else int(seed)
 
     def _config_name(self) -> str:
         """Name of the first configuration file, for the default run directory."""
         configs = self.options.config or []
         return Path(str(configs[0])).stem if configs else "run"
-
-
-def _with_existing_configs(options: Sequence[str]) -> list[str]:
-    """``options`` with each ``--config`` that is no file replaced by the packaged one of this path."""
-    resolved: list[str] = []
-    for option, before in zip(options, ["", *options], strict=False):
-        flag, equals, value = option.partition("=")
-        if before in CONFIG_FLAGS:
-            resolved.append(str(_existing_config(option)))
-        elif flag in CONFIG_FLAGS and equals:
-            resolved += [flag, str(_existing_config(value))]
-        else:
-            resolved.append(option)
-    return resolved
-
-
-def _existing_config(given: str) -> Path:
-    packaged = Path(app.__file__).parents[1]
-    path = next((path for path in (Path(given), packaged / given) if path.is_file()), None)
-    if path is None:
-        known = [str(path.relative_to(packaged)) for path in (packaged / "configs").rglob("*.yaml")]
-        raise UserError(
-            f"config is {given!r}, but there is no such file; those that come with the program, closest first: "
-            f"{closest_first(given, known)}"
-        )
-    try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config is {given!r}, which is no readable YAML: {' '.join(str(error).split())}") from error
-    return path
-
-
-def _with_run_config(command: str, options: list[str]) -> list[str]:
-    """``options`` with the configuration of the run that wrote the checkpoint, where none is given.
-
-    Raises:
-        UserError: if there is no checkpoint, or its run has no configuration.
-    """
-    checkpoints = [
-        option.partition("=")[2] or following
-        for option, following in zip(options, [*options[1:], ""], strict=False)
-        if option.partition("=")[0] == "--ckpt_path"
-    ]
-    if command == "fit" or "--help" in options or "-h" in options:
-        return options
-    if not checkpoints:
-        raise UserError(f"{command} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
-    read_checkpoint(Path(checkpoints[-1]))
-    if any(option.partition("=")[0] in CONFIG_FLAGS for option in options):
-        return options
-    config = RunDirectory.of_checkpoint(Path(checkpoints[-1])).config
-    if not config.is_file():
-        raise UserError(f"there is no {config} to say what {checkpoints[-1]} was trained on; name it by --config FILE")
-    return ["--config", str(config), *options]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import cells
+from app.console import say, table
 from app.errors import UserError
-from app.run import say, table
 from cells.registry import class_path, origin, own_parameters
 
 

@@ -10,18 +10,21 @@ RUN/results.json            figures and circumstances, for later tools
 from __future__ import annotations
 
 import json
+import os
 import platform
-import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from app.errors import UserError
 from app.files import replacing
+
+SHARED_PATH = "APP_RUN_DIRECTORY"  # environment variable by which the processes of one run share its directory
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,17 @@ class RunDirectory:
     def new(cls, path: str | None, config_name: str) -> RunDirectory:
         """The directory of a new run: ``path``, or ``runs/<config name>/<time>``.
 
+        The first process makes it; the others, which Lightning starts from the first, take it over.
+
         Raises:
             UserError: if a run lies there already, or the folder cannot be made.
         """
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # Lightning sets it
+            if not path and SHARED_PATH not in os.environ:
+                raise UserError("several processes that were started from outside need a common --run_dir DIR")
+            return cls(Path(path or os.environ[SHARED_PATH]))
         run = cls(Path(path) if path else Path("runs") / config_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        os.environ[SHARED_PATH] = str(run.path)
         if run.config.exists() or run.checkpoints.exists():
             raise UserError(f"{run.path} holds a run already; name another folder by --run_dir, or remove this one")
         try:
@@ -113,32 +123,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A plain text table with aligned columns: numbers to the right, text to the left."""
-    cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    lines = [list(header), *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    numeric = [all(re.fullmatch(r"[-+]?[\d.,]+", row[column]) for row in cells) for column in range(len(widths))]
-
-    def line(texts: list[str]) -> str:
-        padded = (
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(texts, widths, numeric, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([line(lines[0]), rule, *map(line, cells)])
-
-
-def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Parts of the data down, their metrics across."""
-    names = list(dict.fromkeys(name for part in metrics.values() for name in part))
-    return table(["", *names], [[part, *(values.get(name, "-") for name in names)] for part, values in metrics.items()])
-
-
-def say(text: str) -> None:
-    """Tell the user something on standard output, at once."""
-    print(text, file=sys.stdout, flush=True)

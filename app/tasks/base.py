@@ -97,5 +97,5 @@ class Task(LightningModule):
             on_epoch=True,
             prog_bar=part == "validation",
             batch_size=weight,
-            sync_dist=part != "train",
+            sync_dist=True,
         )

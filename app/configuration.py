@@ -1,0 +1,70 @@
+"""Which configuration files a command reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+import app
+from app.checkpoint import read_checkpoint
+from app.errors import UserError
+from app.run import RunDirectory
+from cells.validation import closest_first
+
+CONFIG_FLAGS = ("--config", "-c")
+
+
+def with_existing_configs(options: Sequence[str]) -> list[str]:
+    """``options`` with each ``--config`` that is no file replaced by the packaged one of this path."""
+    resolved: list[str] = []
+    for option, before in zip(options, ["", *options], strict=False):
+        flag, equals, value = option.partition("=")
+        if before in CONFIG_FLAGS:
+            resolved.append(str(_existing_config(option)))
+        elif flag in CONFIG_FLAGS and equals:
+            resolved += [flag, str(_existing_config(value))]
+        else:
+            resolved.append(option)
+    return resolved
+
+
+def _existing_config(given: str) -> Path:
+    packaged = Path(app.__file__).parents[1]
+    path = next((path for path in (Path(given), packaged / given) if path.is_file()), None)
+    if path is None:
+        known = [str(path.relative_to(packaged)) for path in (packaged / "configs").rglob("*.yaml")]
+        raise UserError(
+            f"config is {given!r}, but there is no such file; those that come with the program, closest first: "
+            f"{closest_first(given, known)}"
+        )
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config is {given!r}, which is no readable YAML: {' '.join(str(error).split())}") from error
+    return path
+
+
+def with_run_config(command: str, options: list[str]) -> list[str]:
+    """``options`` with the configuration of the run that wrote the checkpoint, where none is given.
+
+    Raises:
+        UserError: if there is no checkpoint, or its run has no configuration.
+    """
+    checkpoints = [
+        option.partition("=")[2] or following
+        for option, following in zip(options, [*options[1:], ""], strict=False)
+        if option.partition("=")[0] == "--ckpt_path"
+    ]
+    if command == "fit" or "--help" in options or "-h" in options:
+        return options
+    if not checkpoints:
+        raise UserError(f"{command} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
+    read_checkpoint(Path(checkpoints[-1]))
+    if any(option.partition("=")[0] in CONFIG_FLAGS for option in options):
+        return options
+    config = RunDirectory.of_checkpoint(Path(checkpoints[-1])).config
+    if not config.is_file():
+        raise UserError(f"there is no {config} to say what {checkpoints[-1]} was trained on; name it by --config FILE")
+    return ["--config", str(config), *options]
