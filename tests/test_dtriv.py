@@ -62,7 +62,7 @@ def test_dynamic_and_static_cells_start_at_the_same_weight():
     assert torch.equal(static.manifold.base, torch.eye(6))
 
 
-@pytest.mark.parametrize("rebase_every", [1, None])
+@pytest.mark.parametrize("rebase_every", [1, 7, None])
 def test_orthogonal_after_1000_optimiser_steps_in_float32(rebase_every):
     cell = DTRIV(2, 24, rebase_every=rebase_every)
     start_HH = cell.recurrent_weight().detach()
