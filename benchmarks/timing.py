@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
-
-MEGABYTE = 2**20
 
 
 class Ratio(NamedTuple):
@@ -59,7 +57,12 @@ def peak_of(arguments: list[str]) -> float:
 
 def growth_of(function: Callable[[], object]) -> float:
     """Megabytes by which the peak of this process grows when ``function`` runs; for :func:`peak_of`'s process."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_kilobytes()
     function()
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return kilobytes * (1 if sys.platform == "darwin" else 1024) / MEGABYTE
+    return (_peak_kilobytes() - before) / 1024
+
+
+def _peak_kilobytes() -> int:
+    """The peak of the resident memory. Not getrusage's, in which a process starts with the peak of its parent."""
+    status = Path("/proc/self/status").read_text()  # Linux
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
