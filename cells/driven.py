@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cells.bptt import Recurrence, Unrolled, chunk_steps, gate_product
 from cells.cell import Cell, Step
 from cells.coefficients import Learn
 from cells.drives import Adam, Drive, Identity, Momentum, RMSProp, ScheduledRestart
@@ -44,12 +45,13 @@ class DrivenCell(Cell):
         input_size: Number of input features, I.
         hidden_size: Number of hidden units, H.
         drive: The drive.
-        engine: ``reference`` loops over the steps in plain torch, ``library`` runs torch's own kernel, ``auto`` takes
-            the fastest that there is for the cell.
+        engine: ``reference`` loops over the steps in plain torch, ``library`` runs torch's own kernel, ``bptt`` is
+            back-propagation through time by hand, ``auto`` takes the fastest that there is for the cell.
 
     Attributes:
         gates: Number of gate blocks of the core.
         kernel: torch's function for the core, if it has one.
+        recurrence: The core for the engine ``bptt``, if there is one.
         weight_ih: W, of shape (G, I).
         bias_ih: b_ih of shape (G,), or None.
         bias_hh: b_hh of shape (G,), or None.
@@ -60,6 +62,7 @@ class DrivenCell(Cell):
 
     gates: ClassVar[int]
     kernel: ClassVar[Callable[..., Any] | None] = None
+    recurrence: ClassVar[type[Recurrence] | None] = None
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
 
@@ -115,15 +118,58 @@ class DrivenCell(Cell):
         return super().loop(x_BTI, state, step or partial(self.step_with, self.recurrent_weight()))
 
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if choose_engine(self) == "reference":
+        engine = choose_engine(self)
+        if engine == "reference":
             return super().forward(x_BTI, state)
         self.check_input(x_BTI)
         if state is None:
             state = self.initial_state(x_BTI.shape[0])
+        if engine == "bptt":
+            return self.run_bptt(x_BTI, state)
         d_BTD, weight_GD, bias_G, drive_state = self._drive_input(self.drive, x_BTI, state.drive)
         assert weight_GD is not None  # choose_engine gives the library linear drives only
         y_BTH, core_state = run_library(self, d_BTD, weight_GD, bias_G, tuple(state.core))
         return y_BTH, DrivenState(drive_state, type(state.core)(*core_state))
+
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        """The parameters of the core's :attr:`recurrence`, beside U and b_hh."""
+        return ()
+
+    def unrolled(self, state: State) -> Unrolled:
+        """The core's part of the engine ``bptt``, starting from the core's ``state``."""
+        assert self.recurrence is not None  # choose_engine saw to it
+        weight_GH = self.recurrent_weight()
+        return Unrolled(self.recurrence, weight_GH.to(self.product_dtype()), tuple(state), self.own_parameters())
+
+    def product_dtype(self) -> torch.dtype:
+        """What matrix products are computed in: the dtype of the parameters, or that of autocast."""
+        device = self.weight_ih.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_ih.dtype
+
+    def run_bptt(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """The sequence by the engine ``bptt``."""
+        unrolled = self.unrolled(state.core)
+        low, dtype = self.product_dtype(), self.weight_ih.dtype
+        bias_G1 = None if self.bias_hh is None else self.bias_hh[:, None]
+        drive_state = state.drive
+        steps = chunk_steps(len(x_BTI), len(self.weight_ih))
+        with no_autocast(x_BTI):
+            if self.drive.linear:
+                d_BTD, weight_GD, bias_G, drive_state = self._drive_input(self.drive, x_BTI, drive_state)
+                assert weight_GD is not None
+                weight_GD = weight_GD.to(low)
+                bias_G = None if bias_G is None else bias_G.to(low)
+                for d_BKD in torch.split(d_BTD, steps, 1):
+                    unrolled.go_on(gate_product(d_BKD.to(low), weight_GD, bias_G).to(dtype), bias_G1)
+            else:
+                weight_GD = full_precision(self.weight_ih)
+                bias_G = None if self.bias_ih is None else full_precision(self.bias_ih)
+                for x_BKI in torch.split(x_BTI, steps, 1):
+                    a_KGB = gate_product(full_precision(x_BKI), weight_GD, bias_G)
+                    v_BKG, drive_state = self.drive(a_KGB.permute(2, 0, 1), drive_state)
+                    unrolled.go_on(v_BKG.permute(1, 2, 0).to(dtype).contiguous(), bias_G1)
+            y_BTH, core_state = unrolled.result()
+        return y_BTH, state._replace(drive=drive_state, core=type(state.core)(*core_state))
 
     def _drive_input(
         self, drive: Callable[[Tensor, State], tuple[Tensor, State]], x: Tensor, state: State

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cells.adaptive import adaptive
 from cells.coefficients import Coefficient, Learn
 from cells.scan import linear_scan
 from cells.state import State
@@ -229,8 +230,10 @@ class RMSProp(Drive):
         return _in_units_of(self.step_size() * a_BC, m_BC, self.delta, self.delta_in_root), m_BC
 
     def forward(self, a_BTC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        m_BTC = linear_scan(a_BTC.new_full((1, 1, 1), self.beta), (1 - self.beta) * a_BTC**2, state)
-        return _in_units_of(self.step_size() * a_BTC, m_BTC, self.delta, self.delta_in_root), m_BTC[:, -1]
+        v_BTC, _, m_BC = adaptive(
+            a_BTC, None, state, None, self.step_size.over_time(a_BTC), self.beta, self.delta, self.delta_in_root
+        )
+        return v_BTC, m_BC
 
     def settled(self, a_C: Tensor) -> Tensor:
         return _in_units_of(self.step_size() * a_C, a_C**2, self.delta, self.delta_in_root)
@@ -309,10 +312,18 @@ class Adam(Drive):
         return _in_units_of(p_BC, m_BC, self.delta, self.delta_in_root), AdamState(p_BC, m_BC)
 
     def forward(self, a_BTC: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
-        p_BTC = linear_scan(self.momentum.over_time(a_BTC), self.step_size() * a_BTC, state.p)
-        m_BTC = linear_scan(a_BTC.new_full((1, 1, 1), self.beta), (1 - self.beta) * a_BTC**2, state.m)
-        v_BTC = _in_units_of(p_BTC, m_BTC, self.delta, self.delta_in_root)
-        return v_BTC, AdamState(p_BTC[:, -1], m_BTC[:, -1])
+        v_BTC, p_BC, m_BC = adaptive(
+            a_BTC,
+            state.p,
+            state.m,
+            self.momentum.over_time(a_BTC),
+            self.step_size.over_time(a_BTC),
+            self.beta,
+            self.delta,
+            self.delta_in_root,
+        )
+        assert p_BC is not None
+        return v_BTC, AdamState(p_BC, m_BC)
 
     def settled(self, a_C: Tensor) -> Tensor:
         p_C = self.step_size() / (1 - self.momentum()) * a_C

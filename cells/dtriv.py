@@ -19,6 +19,7 @@ import torch
 from geotorch import SO
 from torch import Tensor, nn
 
+from cells.bptt import ModReLURecurrence
 from cells.driven import AdamDriven, DrivenCell, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
 from cells.drives import Drive
 from cells.engines import no_autocast
@@ -44,6 +45,7 @@ class OrthogonalCore(DrivenCell):
     """
 
     gates = 1
+    recurrence = ModReLURecurrence
     trivialization: ClassVar[str]
     roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}
 
@@ -91,6 +93,12 @@ class OrthogonalCore(DrivenCell):
         """In full precision always: rounding near the jump of modReLU at 0 becomes errors in gradients of any size."""
         with no_autocast(x):
             return super().linear(x.to(weight.dtype), weight, bias)
+
+    def product_dtype(self) -> torch.dtype:
+        return self.weight_ih.dtype
+
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        return (self.modrelu_bias,)
 
     def initial_core_state(self, zeros_BH: Tensor) -> RNNState:
         return RNNState(zeros_BH)

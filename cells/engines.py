@@ -19,15 +19,16 @@ from cells.validation import one_of
 if TYPE_CHECKING:
     from cells.driven import DrivenCell
 
-Engine = Literal["auto", "reference", "library"]
-ENGINES = ("auto", "reference", "library")
+Engine = Literal["auto", "reference", "library", "bptt"]
+ENGINES = ("auto", "reference", "library", "bptt")
 
 
 def choose_engine(cell: DrivenCell) -> str:
     """The engine that runs ``cell``: the one place where ``auto`` is decided.
 
     ``library`` (oneDNN on the CPU, cuDNN on the GPU) wherever torch has a kernel for the core and the drive is linear;
-    ``reference``, the step loop, elsewhere.
+    ``bptt``, back-propagation through time by hand, elsewhere; ``reference``, the step loop, for a core that has
+    neither.
 
     Raises:
         ValueError: if the cell asks for an engine that does not exist or cannot run it.
@@ -36,8 +37,12 @@ def choose_engine(cell: DrivenCell) -> str:
     library = cell.kernel is not None and cell.drive.linear
     if cell.engine == "library" and not library:
         raise ValueError(f"engine is 'library', but torch has no kernel for {type(cell).__name__}: take 'auto'")
+    if cell.engine == "bptt" and cell.recurrence is None:
+        raise ValueError(
+            f"engine is 'bptt', but {type(cell).__name__} has no recurrence for it: take 'auto' or 'reference'"
+        )
     if cell.engine == "auto":
-        return "library" if library else "reference"
+        return "library" if library else "bptt" if cell.recurrence is not None else "reference"
     return cell.engine
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from cells.bptt import GRURecurrence
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
 
 
@@ -30,6 +31,7 @@ class GRUCore(TorchCore):
 
     gates = 3
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.gru)
+    recurrence = GRURecurrence
 
     def initial_core_state(self, zeros_BH: Tensor) -> GRUState:
         return GRUState(zeros_BH)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cells.bptt import LSTMRecurrence
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
 from cells.drives import Drive
 from cells.validation import number_in
@@ -36,6 +37,7 @@ class LSTMCore(TorchCore):
 
     gates = 4
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
+    recurrence = LSTMRecurrence
 
     @abstractmethod
     def __init__(

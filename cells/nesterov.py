@@ -13,11 +13,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from cells.bptt import chunk_steps, gate_product
 from cells.driven import DrivenCell
 from cells.drives import Identity, restart_schedule
 from cells.dtriv import DTRIVCore
+from cells.engines import no_autocast
 from cells.gru import GRUCore
 from cells.lstm import LSTMCore
 from cells.rnn import RNNCore
@@ -88,6 +91,48 @@ class Nesterov(DrivenCell):
 
     def settled(self, a_G: Tensor) -> Tensor:
         return self.sign * self.step_size * a_G
+
+    def run_bptt(self, x_BTI: Tensor, state: NesterovState) -> tuple[Tensor, NesterovState]:
+        """The sequence by the engine ``bptt``.
+
+        The extrapolation is linear, so it can be made of h and x instead of y, H and I numbers a step instead of 2 G:
+        U (h_{t-1} + c_t (h_{t-1} - h_{t-2})), and the same of W and x. Only the first step, whose y_{t-1} comes from
+        the state, is different and makes a chunk of its own.
+        """
+        unrolled = self.unrolled(state.core)
+        low, dtype = self.product_dtype(), self.weight_ih.dtype
+        weight_GD: Tensor = self.weight_ih
+        bias_hh = self.bias_hh
+        with no_autocast(x_BTI):
+            if self.bias_ih is not None:  # b_ih is extrapolated with W x: the weight of an input that is always 1
+                x_BTI = torch.cat([x_BTI, x_BTI.new_ones(*x_BTI.shape[:-1], 1)], -1)
+                weight_GD = torch.cat([weight_GD, self.bias_ih[:, None]], 1)
+            weight_GD = (self.sign * self.step_size * weight_GD).to(low)
+            steps_T = torch.arange(x_BTI.shape[1], device=x_BTI.device)
+            k_BT, c_BT = restart_schedule(state.k[:, None] + steps_T, self.restart_period, weight_GD.to(dtype))
+            before_BTD = F.pad(x_BTI[:, :-1], (0, 0, 1, 0))
+            ahead_BTD = (x_BTI + c_BT[:, :, None] * (x_BTI - before_BTD)).to(low)
+            c_TB = c_BT.t().contiguous()
+
+            first_GB = -c_TB[0] * state.y_hidden.t()
+            v_1GB = gate_product(ahead_BTD[:, :1], weight_GD, None).to(dtype) - c_TB[0] * state.y_input.t()
+            bias_G1 = None if bias_hh is None else bias_hh[:, None]
+            if bias_G1 is not None:
+                first_GB = first_GB + (1 + c_TB[0]) * bias_G1
+            unrolled.go_on(v_1GB, first_GB, c_TB[:1])
+            if len(c_TB) > 1:
+                steps = chunk_steps(len(x_BTI), len(weight_GD))
+                for ahead_BKD, c_KB in zip(
+                    torch.split(ahead_BTD[:, 1:], steps, 1), torch.split(c_TB[1:], steps), strict=True
+                ):
+                    unrolled.go_on(gate_product(ahead_BKD, weight_GD, None).to(dtype), bias_G1, c_KB)
+
+            y_input = F.linear(x_BTI[:, -1].to(low), weight_GD).to(dtype)
+            y_hidden = F.linear(unrolled.before_last().to(low), unrolled.weight_GH).to(dtype)
+            y_BTH, core_state = unrolled.result()
+        if bias_hh is not None:
+            y_hidden = y_hidden + bias_hh
+        return y_BTH, NesterovState(y_input, y_hidden, k_BT[:, -1], type(state.core)(*core_state))
 
 
 class NesterovRNN(Nesterov, RNNCore):

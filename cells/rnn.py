@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from cells.bptt import TanhRecurrence
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
 
 
@@ -25,6 +26,7 @@ class RNNCore(TorchCore):
 
     gates = 1
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.rnn_tanh)
+    recurrence = TanhRecurrence
 
     def initial_core_state(self, zeros_BH: Tensor) -> RNNState:
         return RNNState(zeros_BH)

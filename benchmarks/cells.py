@@ -1,0 +1,132 @@
+"""Time and memory of one training step of each cell, as ratios to torch's own layer and to a plain autograd loop.
+
+    python -m benchmarks.cells
+    python -m benchmarks.cells --cells AdamLSTM MomentumLSTM --sizes 128x784x1x128 --repeats 5 --json cells.json
+
+A training step is forward, sum of the outputs, backward, without an optimiser. Its engine is the one that ``auto``
+takes. torch's own layer is that of the same core (torch.nn.RNN for the orthogonal cells). The plain loop is the engine
+``reference``: the step in plain torch over ``unbind``, as public code writes it. All three alternate in one run;
+ratios are medians, with the middle half of the repeats. Peak memory is how much the resident memory of a fresh process
+grows during the second of two training steps of which the first has one row: everything that is loaded once is in
+before. Shapes: B batch, T time, I input_size, H hidden_size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import alternate, growth_of, peak_of, ratio
+from cells import Cell, find_cell, registered_cells
+
+
+class Size(NamedTuple):
+    """Sizes of a batch and of a cell."""
+
+    B: int
+    T: int
+    I: int  # noqa: E741
+    H: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
+SIZES = (Size(128, 784, 1, 128), Size(128, 784, 1, 256), Size(32, 150, 129, 158))
+
+
+def parse_size(text: str) -> Size:
+    """``BxTxIxH``, for instance ``128x784x1x128``."""
+    return Size(*map(int, text.split("x")))
+
+
+def training_step(layer: nn.Module, x_BTI: Tensor) -> Callable[[], None]:
+    """Forward, sum of the outputs, backward."""
+
+    def step() -> None:
+        layer(x_BTI)[0].sum().backward()
+        layer.zero_grad()
+
+    return step
+
+
+def build(name: str, engine: str, size: Size) -> nn.Module:
+    """The cell under an engine, or torch's layer for the same core where the engine is ``torch``."""
+    if engine == "torch":
+        core = next((core for core in ("LSTM", "GRU") if name.endswith(core)), "RNN")
+        layer: nn.Module = getattr(nn, core)(size.I, size.H, batch_first=True)
+        return layer
+    cell: Callable[..., Cell] = find_cell(name)
+    return cell(size.I, size.H, engine=engine)
+
+
+def measure(name: str, size: Size, repeats: int) -> dict[str, object]:
+    """One row of the table."""
+    x_BTI = torch.randn(size.B, size.T, size.I)
+    engines = ("auto", "torch", "reference")
+    seconds = alternate({engine: training_step(build(name, engine, size), x_BTI) for engine in engines}, repeats)
+    threads = str(torch.get_num_threads())
+    peak = {
+        engine: peak_of(["-m", "benchmarks.cells", "--peak", name, engine, str(size), "--threads", threads])
+        for engine in ("auto", "reference")
+    }
+    return {
+        "cell": name,
+        "size": str(size),
+        "milliseconds": 1000 * min(seconds["auto"]),
+        "to_torch": ratio(seconds["auto"], seconds["torch"]),
+        "to_loop": ratio(seconds["auto"], seconds["reference"]),
+        "peak_MB": peak["auto"],
+        "loop_peak_MB": peak["reference"],
+    }
+
+
+def print_peak(name: str, engine: str, size: Size) -> None:
+    """What :func:`peak_of` reads."""
+    layer = build(name, engine, size)
+    training_step(layer, torch.randn(1, size.T, size.I))()
+    print(growth_of(training_step(layer, torch.randn(size.B, size.T, size.I))))
+
+
+def main(args: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=list(registered_cells()), metavar="NAME")
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=SIZES, metavar="BxTxIxH")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)  # a measurement of memory in its own process
+    options = parser.parse_args(args)
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        name, engine, size = options.peak
+        print_peak(name, engine, parse_size(size))
+        return
+    rows = []
+    print(f"{'cell':14} {'BxTxIxH':>15} {'ms':>6} {'/ torch':>18} {'/ loop':>18} {'MB':>6} {'/ loop':>6}")
+    for size in options.sizes:
+        for name in options.cells:
+            row = measure(name, size, options.repeats)
+            rows.append(row)
+            memory = row["peak_MB"] / row["loop_peak_MB"]
+            print(
+                f"{name:14} {row['size']:>15} {row['milliseconds']:6.0f} {row['to_torch']!s:>18} "
+                f"{row['to_loop']!s:>18} {row['peak_MB']:6.0f} {memory:6.2f}",
+                flush=True,
+            )
+    if options.json:
+        versions = {"torch": torch.__version__, "threads": options.threads, "repeats": options.repeats}
+        rows = [{k: v._asdict() if isinstance(v, tuple) else v for k, v in row.items()} for row in rows]
+        options.json.write_text(json.dumps({**versions, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
