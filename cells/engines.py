@@ -28,7 +28,7 @@ def choose_engine(cell: DrivenCell) -> str:
 
     ``library`` (oneDNN on the CPU, cuDNN on the GPU) wherever torch has a kernel for the core and the drive is linear;
     ``bptt``, back-propagation through time by hand, elsewhere; ``reference``, the step loop, for a core that has
-    neither.
+    neither, and where a program is exported.
 
     Raises:
         ValueError: if the cell asks for an engine that does not exist or cannot run it.
@@ -41,9 +41,12 @@ def choose_engine(cell: DrivenCell) -> str:
         raise ValueError(
             f"engine is 'bptt', but {type(cell).__name__} has no recurrence for it: take 'auto' or 'reference'"
         )
-    if cell.engine == "auto":
-        return "library" if library else "bptt" if cell.recurrence is not None else "reference"
-    return cell.engine
+    if cell.engine != "auto":
+        return cell.engine
+    if library:
+        return "library"
+    exporting = torch.compiler.is_exporting()  # bptt chooses its chunks by the number of rows, which must stay free
+    return "bptt" if cell.recurrence is not None and not exporting else "reference"
 
 
 def run_library(
