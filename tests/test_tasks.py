@@ -74,7 +74,7 @@ def test_a_task_built_in_python_is_rebuilt_from_its_checkpoint(cell, tmp_path):
     again = SequenceClassifier.load_from_checkpoint(tmp_path / "task.ckpt", weights_only=True)
     inputs = torch.rand(2, 64, 1)
     torch.testing.assert_close(again.to("cpu")(inputs), task.to("cpu")(inputs), rtol=0, atol=0)
-    assert again.cell.drive.momentum == task.cell.drive.momentum
+    assert again.cell.drive.momentum.value == task.cell.drive.momentum.value
     optimizer = again.make_optimizer(again.parameters())
     assert isinstance(optimizer, torch.optim.RMSprop)
     assert (optimizer.defaults["lr"], optimizer.defaults["alpha"]) == (3e-3, 0.9)
