@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
+from torch import Tensor
 
 from app.run import RunDirectory, write_text
 from app.tasks import Task
@@ -14,7 +15,7 @@ from app.tasks import Task
 
 def run_callbacks(task: Task, run: RunDirectory) -> list[Callback]:
     """Checkpoints by validation (best and last) and the learning rate in TensorBoard."""
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
         monitor=task.monitor,
@@ -26,6 +27,17 @@ def run_callbacks(task: Task, run: RunDirectory) -> list[Callback]:
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
     return [best, last, LearningRateMonitor()]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best epoch by ``monitor``, and of equal ones the latest, which has been trained for longer.
+
+    Ties are common where a metric counts few examples, and Lightning would keep the first.
+    """
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        as_good = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
+        return trainer.strategy.reduce_boolean_decision(as_good) or super().check_monitor_top_k(trainer, current)
 
 
 class ProgressBar(TQDMProgressBar):
