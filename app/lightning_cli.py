@@ -33,6 +33,11 @@ from app.tasks import Task
 from datamodules import DataError, DataModule
 
 LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+CHOSEN_ON = {
+    False: "the validation set; the test set was read once",
+    True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
+    "epochs by the test set itself, so it is optimistic",
+}
 IGNORED_WARNINGS = (
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 under torch 2.11
     "does not have many workers",  # batches come from memory: workers would only copy them
@@ -169,6 +174,8 @@ class CLI(LightningCLI):
         for config in self.options.config or []:
             for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, self.options.as_dict()):
                 say(f"left out: {dropped}")
+        if self.datamodule.chosen_on_test:
+            say("there is no validation split: what is called validation below is measured on the test set")
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
         start = time.monotonic()
@@ -176,9 +183,10 @@ class CLI(LightningCLI):
         if run is None or not run.best.exists():
             return  # a trial run without validation: nothing to choose, nothing to report
         seconds = time.monotonic() - start
-        metrics = self._measure("validate", run.best) | self._measure("test", run.best)
+        metrics = self._final_metrics(run)
         results = {
             **metrics,
+            "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
             "epochs": self.trainer.current_epoch,
@@ -188,6 +196,7 @@ class CLI(LightningCLI):
             "task": type(self.model).__name__,
             "cell": self.model.hparams["cell"],
             "data": type(self.datamodule).__name__,
+            "preparation": self.datamodule.description,
             "device": str(self.trainer.strategy.root_device),
             "precision": str(self.trainer.precision),
             "versions": versions(),
@@ -197,6 +206,7 @@ class CLI(LightningCLI):
         self._log_hyperparameters(metrics)
         say(f"\n{metrics_table(metrics)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
+        say(f"chosen on {results['chosen_on']}")
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
         say(f"TensorBoard:      tensorboard --logdir {run.path}")
 
@@ -228,13 +238,23 @@ class CLI(LightningCLI):
         metrics = measure(self.model, self.datamodule, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
         return split_metrics(metrics[0])
 
+    def _final_metrics(self, run: RunDirectory) -> dict[str, dict[str, float]]:
+        """Figures of the best epoch; where it was chosen on the test set, apart from those of the last epoch."""
+        if self.datamodule.chosen_on_test:
+            best = self._measure("test", run.best)["test"]
+            return self._measure("test", run.last) | {"best_test": best}
+        return self._measure("validate", run.best) | self._measure("test", run.best)
+
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
         part, _, metric = self.model.monitor.partition("/")
+        if self.datamodule.chosen_on_test:
+            part = "best_test"
         hyperparameters = flat_hyperparameters(self.model.hparams)
         hyperparameters |= {"data": type(self.datamodule).__name__, "seed": self._seed()}
+        hyperparameters |= self.datamodule.description
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            best = {f"best/{self.model.monitor}": metrics[part][metric]}
+            best = {f"best/{part}/{metric}": metrics[part][metric]}
             self.trainer.logger.log_hyperparams(hyperparameters, best)
             self.trainer.logger.save()
 
