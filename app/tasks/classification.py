@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from app.tasks.base import CellFactory, LRSchedule, OptimizerFactory, Task
+from app.optimizers import OptimizerFactory
+from app.tasks.base import CellFactory, LRSchedule, Task
 from datamodules import Batch
 
 
@@ -27,6 +28,7 @@ class SequenceClassifier(Task):
         hidden_size: Number of hidden units of the cell.
         optimizer: The optimiser: called with the parameters.
         lr_schedule: constant, one_cycle or cosine over the whole run, peaking at the optimiser's learning rate.
+        orthogonal_optimizer: The optimiser of the cell's orthogonal parameters, if they have one of their own.
     """
 
     monitor = "validation/accuracy"
@@ -40,8 +42,9 @@ class SequenceClassifier(Task):
         hidden_size: int = 128,
         optimizer: OptimizerFactory = Adam,
         lr_schedule: LRSchedule = "constant",
+        orthogonal_optimizer: OptimizerFactory | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_schedule)
+        super().__init__(optimizer, lr_schedule, orthogonal_optimizer)
         self.cell = cell(input_size, hidden_size)
         self.head = nn.Linear(hidden_size, num_classes)
         self.num_classes = num_classes
