@@ -109,6 +109,9 @@ class CLI(LightningCLI):
             default=None,
             help="Directory of the run, which fit makes; default: runs/CONFIG_NAME/TIME.",
         )
+        parser.add_argument(
+            "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in LINKED_SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -145,7 +148,7 @@ class CLI(LightningCLI):
         if not given.fast_dev_run:
             self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory)
+            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe)
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
                 kwargs["logger"] = TensorBoardLogger(

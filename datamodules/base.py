@@ -86,6 +86,10 @@ class DataModule(LightningDataModule):
         """How the data were made ready (order, split, scaling) as plain data, for the record of a run."""
         return {}
 
+    def images(self, inputs: Tensor) -> Tensor | None:
+        """``inputs`` as images (B, height, width) in [0, 1], where that is what they are, to be shown."""
+        return None
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, shuffle=True)
 

@@ -6,6 +6,7 @@ Shapes: B examples, T 64 pixels.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from datamodules.base import DataModule, TensorsDataset
 
@@ -27,6 +28,9 @@ class Digits(DataModule):
 
     def __init__(self, root: str | None = None, batch_size: int = 64) -> None:
         super().__init__(root, batch_size)
+
+    def images(self, inputs: Tensor) -> Tensor:
+        return inputs.view(-1, 8, 8)
 
     def setup(self, stage: str | None = None) -> None:
         from sklearn.datasets import load_digits

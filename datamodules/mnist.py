@@ -113,6 +113,11 @@ class MNIST(DataModule):
         seed = self.permutation if isinstance(self.permutation, int) else _run_seed()
         return torch.as_tensor(np.random.RandomState(seed).permutation(count))
 
+    def images(self, inputs: Tensor) -> Tensor:
+        side = SIDE // self.downsample
+        back = self.order().argsort().to(inputs.device)
+        return inputs.flatten(1)[:, back].view(-1, side, side)
+
     def prepare_data(self) -> None:
         """Download the files that are missing; Lightning calls it in one process of a machine."""
         for part in self.sizes:

@@ -61,10 +61,10 @@ class SequenceClassifier(Task):
         return logits_BC
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
+        return self._step(batch, "train")[0]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "validation")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "validation")[1]
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "test")
@@ -75,9 +75,10 @@ class SequenceClassifier(Task):
         columns = {f"probability_{label}": probabilities_BC[:, label] for label in range(self.num_classes)}
         return {"target": batch["targets"], "prediction": probabilities_BC.argmax(-1), **columns}
 
-    def _step(self, batch: Batch, part: str) -> Tensor:
+    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """(loss, logits of shape (B, C)) of a batch, logged."""
         logits_BC = self(batch["inputs"], batch.get("lengths"))
         loss = F.cross_entropy(logits_BC, batch["targets"])
         accuracy = multiclass_accuracy(logits_BC, batch["targets"], self.num_classes, average="micro")
         self.log_part(part, len(batch["targets"]), loss=loss, accuracy=accuracy)
-        return loss
+        return loss, logits_BC
