@@ -137,6 +137,18 @@ class MNIST(DataModule):
             for rows in (shuffled[self.validation_size :], shuffled[: self.validation_size])
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: the order in which its model reads the pixels."""
+        return {"order": self.order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint whose model reads the pixels in another order."""
+        if not torch.equal(state_dict["order"], self.order()):
+            raise DataError(
+                f"permutation is {self.permutation!r}, but the checkpoint's model reads the pixels in another order; "
+                "the permutation (and for run_seed the seed) of its training is expected"
+            )
+
     def _read_part(self, part: str) -> TensorsDataset:
         images, labels = _names(part)
         count = self.sizes[part]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 
@@ -17,6 +22,7 @@ from small_mnist import SIZES, idx_bytes, small_images, write_small_mnist
 
 from app.cli import main
 from datamodules import MNIST, DataError, FashionMNIST
+from datamodules.base import TensorsDataset
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 DATA_DIR = os.environ.get("DATA_DIR")
@@ -194,29 +200,35 @@ def test_a_folder_that_cannot_be_written_is_named(no_network):
     assert not no_network
 
 
-def test_what_is_missing_is_downloaded_whole(small_mnist, monkeypatch):
-    """A mirror that breaks off leaves nothing; the next one is asked."""
-    Path("served").mkdir()
-    for name in (IMAGES, LABELS):
-        shutil.move(small_mnist / name, Path("served", name))
-    checksums = dict(torchvision.datasets.MNIST.resources)
-    asked = []
+@pytest.fixture
+def served(monkeypatch):
+    """The address of a server of the working folder."""
+    monkeypatch.setenv("no_proxy", "*")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(Path.cwd())))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
 
-    def download(url, root, md5):
-        asked.append(url)
-        name = Path(url).name
-        assert md5 == checksums[name]
-        whole = Path("served", name).read_bytes()
-        broken = len(asked) == 1
-        Path(root, name).write_bytes(whole[: len(whole) // 2 if broken else None])
-        assert not Path("data/MNIST/raw", name).exists()
-        if broken:
-            raise RuntimeError("File not found or corrupted.")
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+def test_what_is_missing_is_downloaded_whole(small_mnist, served, monkeypatch):
+    """The first mirror has lost half of each file: its checksum is wrong, and the next mirror is asked."""
+    checksums = []
+    Path("first").mkdir()
+    Path("second").mkdir()
+    for path in list(small_mnist.iterdir()):
+        whole = path.read_bytes()
+        checksums.append((path.name, hashlib.md5(whole).hexdigest()))
+        Path("first", path.name).write_bytes(whole[: len(whole) // 2])
+        path.rename(Path("second", path.name))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", checksums)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{served}first/"])
+    with pytest.raises(DataError, match=f"{IMAGES} is missing .*cannot be downloaded .*corrupted"):
+        ready()
+    assert list(Path("data/MNIST/raw").iterdir()) == []
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{served}first/", f"{served}second/"])
     assert len(ready().train) == 200
-    assert len(asked) == 3
-    assert {path.name for path in Path("data/MNIST/raw").iterdir()} == {IMAGES, LABELS}
+    assert {path.name for path in Path("data/MNIST/raw").iterdir()} == {name for name, _ in checksums}
 
 
 def test_fashion_mnist_does_not_take_the_digits(small_mnist, no_network):
@@ -259,6 +271,31 @@ def test_a_published_run_says_that_it_was_chosen_on_the_test_set(small_mnist, ca
     assert results["chosen_on"].startswith("the test set, for there is no validation split")
     assert results["best_test"]["accuracy"] >= results["test"]["accuracy"]
     assert "what is called validation below is measured on the test set" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_not_measured_in_another_order(small_mnist, capsys):
+    fit("--data.permutation", "run_seed", "--seed_everything", "11")
+    checkpoint = ["--ckpt_path", "run/checkpoints/best.ckpt"]
+    assert main(["test", *checkpoint]) == 0
+    for other in (["--seed_everything", "12"], ["--data.permutation", "none"]):
+        assert main(["test", *checkpoint, *other]) == 2
+        assert "the checkpoint's model reads the pixels in another order" in capsys.readouterr().err
+
+
+def test_the_loader_is_fifty_times_faster_than_training():
+    """Against a training step of torch's own kernel with few units, on as many images."""
+    data = MNIST()
+    data.train = TensorsDataset(inputs=torch.rand(1280, 784, 1), targets=torch.arange(1280))
+    rnn = torch.nn.RNN(1, 32, batch_first=True)
+    loading, training = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        batches = list(data.train_dataloader())
+        loading.append((time.perf_counter() - start) / len(batches))
+        start = time.perf_counter()
+        rnn(batches[0]["inputs"])[0].sum().backward()
+        training.append(time.perf_counter() - start)
+    assert min(training) > 50 * min(loading)
 
 
 def test_missing_data_are_a_sentence_and_leave_the_run_directory_free(small_mnist, no_network, capsys):

@@ -11,6 +11,7 @@ import yaml
 from paths import QUICKSTART
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import SGD, Adam, RMSprop
 
 from app.cli import main
@@ -130,3 +131,6 @@ def test_from_the_command_line_into_configuration_and_checkpoint():
     (orthogonal,) = [g for g in task.configure_optimizers().param_groups if g["name"] == "orthogonal"]
     assert orthogonal["lr"] == 2e-4
     assert orthogonal["params"][0] is task.cell.skew
+    curves = EventAccumulator("run/tensorboard")
+    curves.Reload()
+    assert {"lr-JointOptimizer/others", "lr-JointOptimizer/orthogonal"} <= set(curves.Tags()["scalars"])
