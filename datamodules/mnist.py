@@ -82,6 +82,7 @@ class MNIST(DataModule):
         self.permutation = permutation
         self.layout = layout
         self.downsample = downsample
+        self.protocol = protocol
         self.chosen_on_test = protocol == "published"
 
     @property
@@ -99,6 +100,7 @@ class MNIST(DataModule):
             "order": {"permutation": self.permutation, "pixels": len(order_T), "first": order_T[:8].tolist()},
             "features_of_a_step": self.input_size,
             "scaling": "grey level / 255",
+            "protocol": self.protocol,
             "split": sizes,
         }
 

@@ -260,6 +260,7 @@ def test_a_run_records_order_split_and_scaling(small_mnist):
         },
         "features_of_a_step": 28,
         "scaling": "grey level / 255",
+        "protocol": "validation",
         "split": {"train": 200, "validation": 40, "test": 40},
     }
     assert results["chosen_on"].startswith("the validation set")
@@ -318,3 +319,25 @@ def test_the_real_files():
     together = torch.cat([data.train.tensors["inputs"], data.validation.tensors["inputs"]])
     assert together.mean().item() == pytest.approx(0.1307, abs=5e-5)
     assert together.std().item() == pytest.approx(0.3081, abs=5e-5)
+
+
+@real
+@pytest.mark.data
+@pytest.mark.slow
+def test_real_digits_are_learned_row_by_row():
+    task = [
+        "--model",
+        "SequenceClassifier",
+        "--model.cell",
+        "LSTM",
+        "--model.optimizer",
+        "Adam",
+        "--model.optimizer.lr",
+        "3e-3",
+    ]
+    data = ["--data", "MNIST", "--data.layout", "rows"]
+    trainer = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--run_dir", "run"]
+    assert main(["fit", *data, *task, *trainer]) == 0
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["validation"]["accuracy"] > 0.95
+    assert results["test"]["accuracy"] > 0.95
