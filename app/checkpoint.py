@@ -11,7 +11,8 @@ import torch
 from app.errors import UserError
 from app.tasks import Task
 
-OF_TRAINING = ("optimizer", "lr_schedule")  # hyperparameters that do not change what a trained model computes
+# hyperparameters that do not change what a trained model computes
+OF_TRAINING = ("optimizer", "orthogonal_optimizer", "lr_schedule", "choose_by")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

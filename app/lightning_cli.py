@@ -33,6 +33,11 @@ from app.tasks import Task
 from datamodules import DataError, DataModule
 
 LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+CHOSEN_ON = {
+    False: "the validation set; the test set was read once",
+    True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
+    "epochs by the test set itself, so it is optimistic",
+}
 IGNORED_WARNINGS = (
     "`isinstance(treespec, LeafSpec)` is deprecated",  # Lightning 2.6 under torch 2.11
     "does not have many workers",  # batches come from memory: workers would only copy them
@@ -104,6 +109,9 @@ class CLI(LightningCLI):
             default=None,
             help="Directory of the run, which fit makes; default: runs/CONFIG_NAME/TIME.",
         )
+        parser.add_argument(
+            "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in LINKED_SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -140,7 +148,7 @@ class CLI(LightningCLI):
         if not given.fast_dev_run:
             self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory)
+            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe)
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
                 kwargs["logger"] = TensorBoardLogger(
@@ -169,6 +177,8 @@ class CLI(LightningCLI):
         for config in self.options.config or []:
             for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, self.options.as_dict()):
                 say(f"left out: {dropped}")
+        if self.datamodule.chosen_on_test:
+            say("there is no validation split: what is called validation below is measured on the test set")
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
         start = time.monotonic()
@@ -176,9 +186,10 @@ class CLI(LightningCLI):
         if run is None or not run.best.exists():
             return  # a trial run without validation: nothing to choose, nothing to report
         seconds = time.monotonic() - start
-        metrics = self._measure("validate", run.best) | self._measure("test", run.best)
+        metrics = self._final_metrics(run)
         results = {
             **metrics,
+            "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
             "epochs": self.trainer.current_epoch,
@@ -188,6 +199,7 @@ class CLI(LightningCLI):
             "task": type(self.model).__name__,
             "cell": self.model.hparams["cell"],
             "data": type(self.datamodule).__name__,
+            "preparation": self.datamodule.description,
             "device": str(self.trainer.strategy.root_device),
             "precision": str(self.trainer.precision),
             "versions": versions(),
@@ -197,6 +209,7 @@ class CLI(LightningCLI):
         self._log_hyperparameters(metrics)
         say(f"\n{metrics_table(metrics)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
+        say(f"chosen on {results['chosen_on']}")
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
         say(f"TensorBoard:      tensorboard --logdir {run.path}")
 
@@ -228,13 +241,23 @@ class CLI(LightningCLI):
         metrics = measure(self.model, self.datamodule, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
         return split_metrics(metrics[0])
 
+    def _final_metrics(self, run: RunDirectory) -> dict[str, dict[str, float]]:
+        """Figures of the best epoch; where it was chosen on the test set, apart from those of the last epoch."""
+        if self.datamodule.chosen_on_test:
+            best = self._measure("test", run.best)["test"]
+            return self._measure("test", run.last) | {"best_test": best}
+        return self._measure("validate", run.best) | self._measure("test", run.best)
+
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
         part, _, metric = self.model.monitor.partition("/")
+        if self.datamodule.chosen_on_test:
+            part = "best_test"
         hyperparameters = flat_hyperparameters(self.model.hparams)
         hyperparameters |= {"data": type(self.datamodule).__name__, "seed": self._seed()}
+        hyperparameters |= self.datamodule.description
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            best = {f"best/{self.model.monitor}": metrics[part][metric]}
+            best = {f"best/{part}/{metric}": metrics[part][metric]}
             self.trainer.logger.log_hyperparams(hyperparameters, best)
             self.trainer.logger.save()
 

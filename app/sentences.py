@@ -113,7 +113,12 @@ def _subclasses_for(option: str) -> list[type]:
     from app.tasks import Task
     from datamodules import DataModule
 
-    bases: dict[str, Any] = {"model": Task, "data": DataModule, "optimizer": Optimizer}
+    bases: dict[str, Any] = {
+        "model": Task,
+        "data": DataModule,
+        "optimizer": Optimizer,
+        "orthogonal_optimizer": Optimizer,
+    }
     base = bases.get(option.rpartition(".")[2].lstrip("-"))
     found = [] if base is None else _all_subclasses(base)
     return [cls for cls in found if not cls.__name__.startswith("_") and "lightning" not in cls.__module__]

@@ -2,5 +2,6 @@
 
 from datamodules.base import Batch, DataError, DataModule
 from datamodules.digits import Digits
+from datamodules.mnist import MNIST, FashionMNIST
 
-__all__ = ["Batch", "DataError", "DataModule", "Digits"]
+__all__ = ["MNIST", "Batch", "DataError", "DataModule", "Digits", "FashionMNIST"]

@@ -5,7 +5,10 @@ Shapes: B examples, T 64 pixels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from datamodules.base import DataModule, TensorsDataset
 
@@ -27,6 +30,14 @@ class Digits(DataModule):
 
     def __init__(self, root: str | None = None, batch_size: int = 64) -> None:
         super().__init__(root, batch_size)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        sizes = {part: len(getattr(self, part)) for part in ("train", "validation", "test")}
+        return {"order": "row by row", "scaling": "grey level / 16", "split": sizes}
+
+    def images(self, inputs: Tensor) -> Tensor:
+        return inputs.view(-1, 8, 8)
 
     def setup(self, stage: str | None = None) -> None:
         from sklearn.datasets import load_digits

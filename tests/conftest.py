@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from paths import QUICKSTART
+from small_mnist import SIZES, VALIDATION_SIZE, write_small_mnist
+
+from datamodules import MNIST
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of tests are small: more threads would only wait for one another
 torch.set_num_threads(1)
@@ -22,6 +25,16 @@ def _seed() -> None:
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into the working folder."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of small MNIST files, which the data modules find by themselves and take for whole."""
+    monkeypatch.setattr(MNIST, "sizes", SIZES)
+    monkeypatch.setattr(MNIST, "validation_size", VALIDATION_SIZE)
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    write_small_mnist(Path("data"))
+    return Path("data")
 
 
 @pytest.fixture(scope="session")

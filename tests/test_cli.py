@@ -78,9 +78,9 @@ def test_a_run_can_be_run_again_from_its_configuration(trained):
 
 def test_best_checkpoint_is_the_best_validation_epoch(trained):
     checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
-    monitor = next(state for name, state in checkpoint["callbacks"].items() if "validation/accuracy" in name)
+    monitor = next(state for name, state in checkpoint["callbacks"].items() if "validation/loss" in name)
     assert checkpoint["epoch"] == results(trained)["best_epoch"]
-    assert monitor["best_model_score"].item() == pytest.approx(results(trained)["validation"]["accuracy"], abs=1e-5)
+    assert monitor["best_model_score"].item() == pytest.approx(results(trained)["validation"]["loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_best_checkpoint_is_the_best_validation_epoch(trained):
     [
         (["--model.cell", "GRU"], "cells.GRU", {"bias": True}),
         (["--model.cell", "MomentumGRU", "--model.cell.momentum", "0.9"], "cells.MomentumGRU", {"momentum": 0.9}),
-        (["--model.cell.init", "published"], "cells.MomentumLSTM", {"momentum": 0.6, "init": "published"}),
+        (["--model.cell.init", "published"], "cells.MomentumLSTM", {"momentum": 0.3, "init": "published"}),
         (["--model.cell", "cells.lstm.LSTM"], "cells.LSTM", {"forget_bias": None}),
     ],
 )
@@ -200,7 +200,7 @@ def test_measuring_a_checkpoint_gives_the_figures_of_the_run(command, trained, c
     ("options", "sentence"),
     [
         (["--model.cell", "GRU"], "cell.class_path is 'cells.gru.GRU', in the checkpoint 'cells.lstm.MomentumLSTM'"),
-        (["--model.cell.momentum", "0.1"], "cell.init_args.momentum is 0.1, in the checkpoint 0.6"),
+        (["--model.cell.momentum", "0.1"], "cell.init_args.momentum is 0.1, in the checkpoint 0.3"),
         (["--model.hidden_size", "17"], "hidden_size is 17, in the checkpoint 16"),
     ],
 )

@@ -1,6 +1,10 @@
-"""Every configuration parses, is built, and takes a step."""
+"""Every configuration parses, is built, and takes a step; those of published rows have the published size."""
 
 from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -8,9 +12,42 @@ from paths import ROOT
 from app.cli import main
 
 CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml"))
+PARAMETERS = {
+    "lstm_128": "68,362",
+    "lstm_256": "267,786",
+    "dtriv_170": "16,415",
+    "dtriv_360": "68,950",
+    "dtriv_512": "136,970",
+}
+DATA_DIR = os.environ.get("DATA_DIR")
+
+
+def takes_a_step(config: Path | str, *options: str) -> bool:
+    trial = ["--trainer.fast_dev_run", "true", "--trainer.enable_progress_bar", "false"]
+    return main(["fit", "--config", str(config), *trial, *options]) == 0
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_configuration_takes_a_step(config):
-    options = ["--trainer.fast_dev_run", "true", "--trainer.enable_progress_bar", "false"]
-    assert main(["fit", "--config", str(config), *options]) == 0
+def test_configuration_takes_a_step(config, small_mnist, capsys):
+    options = ["--seed_everything", "0"]
+    if "class_path: MNIST" in (ROOT / config).read_text(encoding="utf-8"):
+        options += ["--data.batch_size", "2", "--data.downsample", "7"]  # 16 steps, of the same model
+    assert takes_a_step(config, *options)
+    core_and_size = re.search(r"[a-z]+_\d+$", config.stem)
+    if core_and_size:
+        assert f"{PARAMETERS[core_and_size[0]]} parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_header_says_what_to_expect(config):
+    header = (ROOT / config).read_text(encoding="utf-8").partition("\ndata:")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert "Expected" in header
+    assert "Time:" in header or "minute" in header
+
+
+@pytest.mark.data
+@pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR names no data")
+@pytest.mark.parametrize("config", ["configs/mnist/momentum_lstm_128.yaml", "configs/pmnist/momentum_dtriv_170.yaml"])
+def test_configuration_takes_a_step_on_the_real_data(config):
+    assert takes_a_step(config)

@@ -33,6 +33,11 @@ def test_digits_are_split_without_overlap_and_stratified(digits):
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
 
 
+def test_digits_say_how_they_were_made_ready(digits):
+    assert digits.description["split"] == {"train": 1257, "validation": 180, "test": 360}
+    assert torch.equal(digits.images(digits.test.tensors["inputs"]).flatten(1), digits.test.tensors["inputs"][..., 0])
+
+
 def test_digits_split_does_not_depend_on_the_seed(digits):
     torch.manual_seed(123)
     np.random.seed(123)

@@ -33,7 +33,7 @@ def own_cell(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_command(arguments, trained, own_cell):
+def test_command(arguments, trained, own_cell, small_mnist):
     arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
     assert main([*arguments, *(SHORT if arguments[0] == "fit" else [])]) == 0
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from app.optimizers import OptimizerFactory, optimizer_by_role
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
 
 CellFactory = Callable[[int, int], Cell]
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 LRSchedule = Literal["constant", "one_cycle", "cosine"]
 
 
@@ -27,18 +26,23 @@ class Task(LightningModule):
         optimizer: Called with the parameters.
         lr_schedule: ``constant``; ``one_cycle``: up to the optimiser's learning rate and down to nearly 0 over the
             whole run (torch.optim.lr_scheduler.OneCycleLR); ``cosine``: down to 0 along a half cosine over the run.
+        orthogonal_optimizer: Called with the parameters whose role is ``orthogonal``, which ``optimizer`` then does not
+            get; None, or a cell that has no such parameters, leaves them all to ``optimizer``.
 
     Attributes:
         monitor: Name of the validation metric that chooses the best checkpoint and sums up a run.
         mode: Whether ``monitor`` is to be ``max`` or ``min``.
     """
 
-    monitor: ClassVar[str]
-    mode: ClassVar[Literal["min", "max"]]
+    monitor: str
+    mode: Literal["min", "max"]
 
-    def __init__(self, optimizer: OptimizerFactory, lr_schedule: LRSchedule) -> None:
+    def __init__(
+        self, optimizer: OptimizerFactory, lr_schedule: LRSchedule, orthogonal_optimizer: OptimizerFactory | None = None
+    ) -> None:
         super().__init__()
         self.make_optimizer = optimizer
+        self.make_orthogonal_optimizer = orthogonal_optimizer
         self.lr_schedule = lr_schedule
 
     def keep_hyperparameters(self, cell: Cell, **sizes: Any) -> None:
@@ -51,29 +55,27 @@ class Task(LightningModule):
             cell: The cell that was built.
             **sizes: The other own arguments of the task.
         """
-        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
-        accepted = inspect.signature(type(optimizer)).parameters
         hyperparameters = {
             "cell": {"class_path": class_path(type(cell)), "init_args": cell.init_args},
             **sizes,
-            "optimizer": {
-                "class_path": class_path(type(optimizer)),
-                "init_args": {name: value for name, value in optimizer.defaults.items() if name in accepted},
-            },
+            "optimizer": _description(self.make_optimizer),
+            "orthogonal_optimizer": self.make_orthogonal_optimizer and _description(self.make_orthogonal_optimizer),
             "lr_schedule": self.lr_schedule,
             "_instantiator": "pytorch_lightning.cli.instantiate_module",  # what load_from_checkpoint builds it with
         }
         self._set_hparams(hyperparameters)  # save_hyperparameters would take what the command line was given instead
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = optimizer_by_role(self, self.make_optimizer, self.make_orthogonal_optimizer)
         follow_optimizer(self, optimizer)  # cells that move their base count the optimiser's steps
         scheduler: LRScheduler
         if self.lr_schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         if self.lr_schedule == "one_cycle":
-            scheduler = OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+            peaks = [group["lr"] for group in optimizer.param_groups]
+            cycled = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
+            scheduler = OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=cycled)
         else:
             scheduler = CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -99,3 +101,11 @@ class Task(LightningModule):
             batch_size=weight,
             sync_dist=True,
         )
+
+
+def _description(factory: OptimizerFactory) -> dict[str, Any]:
+    """Class and arguments of the optimiser that ``factory`` makes."""
+    optimizer = factory([nn.Parameter(torch.zeros(1))])
+    accepted = inspect.signature(type(optimizer)).parameters
+    arguments = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    return {"class_path": class_path(type(optimizer)), "init_args": arguments}

@@ -5,13 +5,16 @@ Shapes: B batch, T time, I input_size, H hidden_size, C classes.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from app.tasks.base import CellFactory, LRSchedule, OptimizerFactory, Task
+from app.optimizers import OptimizerFactory
+from app.tasks.base import CellFactory, LRSchedule, Task
 from datamodules import Batch
 
 
@@ -27,10 +30,10 @@ class SequenceClassifier(Task):
         hidden_size: Number of hidden units of the cell.
         optimizer: The optimiser: called with the parameters.
         lr_schedule: constant, one_cycle or cosine over the whole run, peaking at the optimiser's learning rate.
+        orthogonal_optimizer: The optimiser of the cell's orthogonal parameters, if they have one of their own.
+        choose_by: What the best epoch is chosen by on the validation data; the loss tells epochs apart better where
+            few examples make accuracies coarse.
     """
-
-    monitor = "validation/accuracy"
-    mode = "max"
 
     def __init__(
         self,
@@ -40,12 +43,18 @@ class SequenceClassifier(Task):
         hidden_size: int = 128,
         optimizer: OptimizerFactory = Adam,
         lr_schedule: LRSchedule = "constant",
+        orthogonal_optimizer: OptimizerFactory | None = None,
+        choose_by: Literal["accuracy", "loss"] = "accuracy",
     ) -> None:
-        super().__init__(optimizer, lr_schedule)
+        super().__init__(optimizer, lr_schedule, orthogonal_optimizer)
+        self.monitor = f"validation/{choose_by}"
+        self.mode = "max" if choose_by == "accuracy" else "min"
         self.cell = cell(input_size, hidden_size)
         self.head = nn.Linear(hidden_size, num_classes)
         self.num_classes = num_classes
-        self.keep_hyperparameters(self.cell, input_size=input_size, num_classes=num_classes, hidden_size=hidden_size)
+        self.keep_hyperparameters(
+            self.cell, input_size=input_size, num_classes=num_classes, hidden_size=hidden_size, choose_by=choose_by
+        )
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits of shape (B, C) from inputs (B, T, I), read at step ``lengths`` - 1, or at the last one."""
@@ -58,10 +67,10 @@ class SequenceClassifier(Task):
         return logits_BC
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
+        return self._step(batch, "train")[0]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "validation")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "validation")[1]
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "test")
@@ -72,9 +81,10 @@ class SequenceClassifier(Task):
         columns = {f"probability_{label}": probabilities_BC[:, label] for label in range(self.num_classes)}
         return {"target": batch["targets"], "prediction": probabilities_BC.argmax(-1), **columns}
 
-    def _step(self, batch: Batch, part: str) -> Tensor:
+    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """(loss, logits of shape (B, C)) of a batch, logged."""
         logits_BC = self(batch["inputs"], batch.get("lengths"))
         loss = F.cross_entropy(logits_BC, batch["targets"])
         accuracy = multiclass_accuracy(logits_BC, batch["targets"], self.num_classes, average="micro")
         self.log_part(part, len(batch["targets"]), loss=loss, accuracy=accuracy)
-        return loss
+        return loss, logits_BC
