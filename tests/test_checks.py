@@ -211,7 +211,7 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
         (NoiseInEval, checks.check_eval, "two runs in eval mode differ by"),
         (RemembersByItself, checks.check_eval, "two runs in eval mode differ by"),
         (LosesABuffer, checks.check_state_dict, "a cell and one with its state dict differ by"),
-        (NotPickled, checks.check_copies, "pickle"),
+        (NotPickled, checks.check_copies, "local object"),
         (CopyIsShared, checks.check_copies, "a cell before and after a change of its deepcopy differ by"),
         (FixedDtype, checks.check_dtypes, "an initial state of torch.float32 in a cell of torch.float64"),
         (FixedDevice, checks.check_device_move, "the states of a cell on 'meta' lie on cpu"),
