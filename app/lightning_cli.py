@@ -69,7 +69,7 @@ def run(command: str, options: Sequence[str]) -> None:
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer, which can also export."""
+    """Lightning's Trainer and one more method, for LightningCLI to make a command of; CLI._export does its work."""
 
     def export(
         self, model: Task, datamodule: DataModule, ckpt_path: str | None = None, weights_only: bool | None = None
