@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
+from app.baselines import BaselineCurves
 from app.pictures import confusion_picture, examples_picture
 from app.run import RunDirectory, write_text
 from app.tasks import SequenceClassifier, Task
@@ -24,7 +25,7 @@ SHOWN = 32  # examples in a picture
 
 
 def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback]:
-    """Checkpoints by validation (best and last), the learning rate in TensorBoard, and :class:`Observe`."""
+    """Checkpoints by validation (best and last), curves of baselines and learning rate, and :class:`Observe`."""
     best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
@@ -36,7 +37,7 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
     last = ModelCheckpoint(
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
-    return [best, last, LearningRateMonitor(), *([Observe()] if observe else [])]
+    return [best, last, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
 
 
 class Observe(Callback):

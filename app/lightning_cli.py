@@ -187,8 +187,10 @@ class CLI(LightningCLI):
             return  # a trial run without validation: nothing to choose, nothing to report
         seconds = time.monotonic() - start
         metrics = self._final_metrics(run)
+        baselines = self.datamodule.baselines()
         results = {
             **metrics,
+            "baselines": baselines,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -207,7 +209,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_results(run, results)
         self._log_hyperparameters(metrics)
-        say(f"\n{metrics_table(metrics)}\n")
+        beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
+        say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
