@@ -14,7 +14,8 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class FeatureFile:
         settings: What the features must have been made with.
 
     Attributes:
+        name: The name.
         utterances: What the index says of each.
 
     Raises:
@@ -54,6 +56,7 @@ class FeatureFile:
     """
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        self.name = name
         index = folder / f"{name}.json"
         try:
             held = json.loads(index.read_text(encoding="utf-8"))
@@ -127,11 +130,9 @@ def write_features(
     Raises:
         DataError: if the files cannot be written, or are there with other settings or utterances.
     """
-    index, part, journal, draft = (
-        folder / file for file in (f"{name}.json", f".{name}.part", f".{name}.journal", f".{name}.json")
-    )
+    index, part, journal = (folder / file for file in (f"{name}.json", f".{name}.part", f".{name}.journal"))
     heading = {"settings": dict(settings), "dtype": dtype, "names": [list(pair) for pair in utterances]}
-    try:
+    with writing_to(folder):
         if index.exists():
             _check_same(index, heading)
             return
@@ -148,18 +149,34 @@ def write_features(
                 log.write(json.dumps(done[-1]) + "\n")
                 log.flush()
             os.fsync(data.fileno())
-        whole = {"settings": dict(settings), "dtype": dtype, "utterances": done}
-        draft.write_text(json.dumps(whole) + "\n", encoding="utf-8")
         part.replace(folder / f"{name}.{dtype}")
-        draft.replace(index)
+        write_json(index, {"settings": dict(settings), "dtype": dtype, "utterances": done})
         journal.unlink()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write ``data`` so that ``path`` is at any time missing, the old file or the new one, never a half of it."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say in a sentence why files could not be written into ``folder``.
+
+    Raises:
+        DataError: in the place of an OSError.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
-                f"{folder} is full ({error.strerror}); make room, or name another folder: the same command goes on "
-                "where it stopped"
+                f"{folder} is full ({error.strerror}); make room, and the same command goes on where it stopped, or "
+                "name another folder"
             ) from error
-        raise DataError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+        raise DataError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
 
 
 def _check_same(index: Path, heading: Mapping[str, Any]) -> None:

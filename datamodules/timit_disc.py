@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,24 +90,25 @@ def read_sound(path: Path) -> Tensor:
     return torch.from_numpy(samples)
 
 
-def differences(utterances: Iterable[tuple[str, str]], groups: Sequence[str]) -> list[str]:
-    """What of these groups is missing or too much, by name: one phrase for each speaker or list of speakers.
+def differences(utterances: Iterable[tuple[str, str]]) -> list[str]:
+    """What the training, development and core test speakers lack or have too much, by name, a phrase for each.
 
     Args:
         utterances: (speaker, sentence), without SA1 and SA2.
-        groups: Names from GROUPS.
     """
     sentences: dict[str, list[str]] = {}
     for speaker, sentence in utterances:
         sentences.setdefault(speaker, []).append(sentence)
     phrases = []
-    for group in groups:
-        missing = sorted(GROUPS[group] - sentences.keys())
-        if missing:
-            phrases.append(f"{group}: {len(missing)} of {len(GROUPS[group])} speakers are missing: {' '.join(missing)}")
+    for group, speakers in GROUPS.items():
+        there, missing = sorted(speakers & sentences.keys()), sorted(speakers - sentences.keys())
+        if len(there) < len(missing):
+            phrases.append(f"{group}: {len(there)} of {len(speakers)} speakers are there: {' '.join(there) or 'none'}")
+        elif missing:
+            phrases.append(f"{group}: {len(missing)} of {len(speakers)} speakers are missing: {' '.join(missing)}")
         phrases += [
             f"{group}: {speaker} has {len(sentences[speaker])} sentences, not {SENTENCES}: {' '.join(sentences[speaker])}"
-            for speaker in sorted(GROUPS[group] & sentences.keys())
+            for speaker in there
             if len(sentences[speaker]) != SENTENCES
         ]
     return phrases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from datamodules import spectra
 from datamodules.base import DataError
-from datamodules.features import DTYPES, Arrays, write_features
+from datamodules.features import DTYPES, Arrays, write_features, write_json, writing_to
 from datamodules.timit_disc import Recording, find_recordings, read_sound
 
 SETTINGS = {
@@ -25,6 +26,7 @@ SETTINGS = {
     "floor": spectra.FLOOR,
     "filter_width": spectra.FILTER_WIDTH,
 }
+WHOLE = "timit.json"  # is there when all files are: utterances by group
 AHEAD = 8  # recordings that a process may be ahead of the writing
 
 
@@ -51,20 +53,30 @@ def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int 
     if processes is not None and processes < 1:
         raise ValueError(f"processes is {processes}; an integer of at least 1 is expected")
     recordings = find_recordings(root)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        lock.acquire()  # another process that prepares here is waited for
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}; name another folder") from error
     counts = {}
-    with lock, tqdm(total=len(recordings), desc=f"TIMIT to {out}", unit="utterance", disable=None) as bar:
-        for group, members in groupby(recordings, key=lambda recording: recording.group):
-            maker = _Maker(list(members), processes or os.cpu_count() or 1, bar)
-            names = [(recording.speaker, recording.sentence) for recording in maker.recordings]
-            write_features(out, group, SETTINGS, dtype, names, maker)
-            counts[group] = len(names)
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(out / ".lock"),  # another process that prepares here is waited for
+            tqdm(total=len(recordings), desc=f"TIMIT to {out}", unit="utterance", disable=None) as bar,
+        ):
+            for group, members in groupby(recordings, key=lambda recording: recording.group):
+                maker = _Maker(list(members), processes or os.cpu_count() or 1, bar)
+                names = [(recording.speaker, recording.sentence) for recording in maker.recordings]
+                write_features(out, group, SETTINGS, dtype, names, maker)
+                counts[group] = len(names)
+            write_json(out / WHOLE, counts)
     return counts
+
+
+def prepared_groups(out: Path) -> list[str]:
+    """The groups of speakers whose files are in ``out``; none if it was not prepared, or not to the end."""
+    try:
+        return list(json.loads((out / WHOLE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out / WHOLE} cannot be read ({error}); remove it, and prepare the data again") from error
 
 
 class _Maker:
@@ -76,8 +88,8 @@ class _Maker:
         self.bar = bar
 
     def __call__(self, first: int) -> Iterator[Arrays]:
-        self.bar.update(first)
         rest = self.recordings[first:]
+        self.bar.update(first)
         processes = self.processes if len(rest) > AHEAD * self.processes else 0  # a few are faster made here
         # a DataLoader keeps the order, makes a bounded number ahead, and its processes end with this one
         loader = DataLoader(
