@@ -32,7 +32,7 @@ from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+LINKED_SIZES = ("input_size", "num_classes", "target_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -44,6 +44,8 @@ IGNORED_WARNINGS = (
     "The given buffer is not writable",  # torch.export.load, of a file that is only read
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
+    "You're resuming from a checkpoint that ended before the epoch",  # the data module knows how far it had come
+    "You are using a custom batch sampler",  # to predict: it gives every example once
 )
 say = rank_zero_only(console.say)  # once for all processes
 
@@ -88,7 +90,11 @@ class CLI(LightningCLI):
             DataModule,
             SaveConfig,
             trainer_class=Trainer,
-            trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": 10,
+                "use_distributed_sampler": False,  # the data modules share the examples among the processes themselves
+            },
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m app", **strict, command: dict(strict)},
             subclass_mode_model=True,
@@ -177,6 +183,8 @@ class CLI(LightningCLI):
         for config in self.options.config or []:
             for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, self.options.as_dict()):
                 say(f"left out: {dropped}")
+        for note in self.datamodule.notes:
+            say(note)
         if self.datamodule.chosen_on_test:
             say("there is no validation split: what is called validation below is measured on the test set")
         if run:
@@ -191,6 +199,7 @@ class CLI(LightningCLI):
         results = {
             **metrics,
             "baselines": baselines,
+            "notes": self.datamodule.notes,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -213,6 +222,8 @@ class CLI(LightningCLI):
         say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
+        for note in self.datamodule.notes:
+            say(note)
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
         say(f"TensorBoard:      tensorboard --logdir {run.path}")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.console import say, table
+from app.console import Parser, say, table
 from app.errors import UserError
+from datamodules import DataError
+from datamodules.features import DTYPES
+from datamodules.timit_disc import GROUPS, SENTENCES, differences
+from datamodules.timit_preparation import prepare_timit
 
 
 def prepare(options: Sequence[str]) -> None:
@@ -16,28 +19,21 @@ def prepare(options: Sequence[str]) -> None:
     Raises:
         UserError: for a mistake in the options, the disc or the folder to write to.
     """
-    parser = argparse.ArgumentParser(
-        "python -m app prepare", description="Write TIMIT's features to files.", exit_on_error=False
-    )
+    parser = Parser(prog="python -m app prepare", description="Read a disc, and write its features to files.")
     parser.add_argument("data", choices=["timit"], help="what to prepare")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the disc, or one above it")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the files, for --data.prepared")
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of the numbers")
-    parser.add_argument("--processes", type=int, default=None, help="how many at once; default: one for each processor")
-    try:
-        arguments, unknown = parser.parse_known_args(options)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    if unknown:
-        raise UserError(f"{unknown[0]} is not known; --root, --out, --dtype or --processes is expected")
-
-    from datamodules import DataError, prepare_timit  # takes seconds
+    parser.add_argument("--root", type=Path, required=True, help="folder of the disc, or one above it; only read")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to, for --data.prepared")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the numbers (default: float32)")
+    parser.add_argument("--processes", type=int, help="how many at once (default: one for each processor)")
+    arguments = parser.parse_args(options)
 
     try:
-        counts, differences = prepare_timit(arguments.root, arguments.out, arguments.dtype, arguments.processes)
+        files = prepare_timit(arguments.root, arguments.out, arguments.dtype, arguments.processes)
     except (DataError, ValueError) as error:
         raise UserError(str(error)) from error
-    say(table(["speakers", "utterances", "expected"], counts))
-    for difference in differences:
+    utterances = [(said.speaker, said.sentence) for file in files for said in file.utterances]
+    rows = [[file.name, len(file), len(GROUPS.get(file.name, ())) * SENTENCES or "-"] for file in files]
+    say(table(["speakers", "utterances", "in the whole corpus"], rows))
+    for difference in differences(utterances):
         say(difference)
     say(f"prepared: {arguments.out}")

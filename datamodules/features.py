@@ -76,7 +76,9 @@ class FeatureFile:
         try:
             self.numbers = np.memmap(self.path, dtype, mode="r").view(np.ndarray)
         except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise DataError(f"{self.path} cannot be read: {error}; remove {folder}, and prepare the data anew") from error
+            raise DataError(
+                f"{self.path} cannot be read: {error}; remove {folder}, and prepare the data anew"
+            ) from error
         self._verify()
 
     def __len__(self) -> int:
@@ -101,7 +103,7 @@ class FeatureFile:
         if len(self.numbers) != self.ends[-1]:
             raise DataError(f"{self.path} holds {len(self.numbers)} numbers of {self.ends[-1]}; {remedy}")
         for number, utterance in enumerate(self.utterances):
-            if zlib.crc32(self._held(number)) != utterance.crc32:
+            if zlib.crc32(self._held(number).data) != utterance.crc32:
                 raise DataError(
                     f"{self.path} is damaged at {utterance.speaker} {utterance.sentence}: another checksum; {remedy}"
                 )

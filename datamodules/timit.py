@@ -21,7 +21,7 @@ from datamodules import spectra
 from datamodules.base import Batch, DataError, DataModule
 from datamodules.features import FeatureFile
 from datamodules.timit_disc import GROUPS, differences
-from datamodules.timit_preparation import SETTINGS, prepare_timit, prepared_groups
+from datamodules.timit_preparation import is_prepared, open_timit, prepare_timit
 
 PROTOCOLS = {
     "prediction": "protocol prediction: the target is the next frame",
@@ -45,6 +45,11 @@ class Place(NamedTuple):
         return self.file.utterances[self.number].speaker
 
     @property
+    def name(self) -> str:
+        said = self.file.utterances[self.number]
+        return f"{said.speaker}_{said.sentence}"
+
+    @property
     def frames(self) -> int:
         return self.file.utterances[self.number].frames
 
@@ -58,7 +63,8 @@ class TIMIT(DataModule):
     the frames to files once; if that was not done, it is done at the first use.
 
     Batches hold ``inputs`` and ``targets`` (B, T, F), zeros where an utterance is shorter, ``lengths`` (B,), and in
-    validation and test ``sounds`` (B, (T + 1) x 128), whose short-time spectra the targets are the power of.
+    validation and test ``sounds`` (B, (T + 1) x 128), whose short-time spectra the targets are the power of, and
+    ``numbers`` (B,) for :meth:`names`.
 
     Source: Garofolo et al., "TIMIT Acoustic-Phonetic Continuous Speech Corpus", 1993; as a task of frame regression:
     Wisdom, Powers, Hershey, Le Roux and Atlas, "Full-Capacity Unitary Recurrent Neural Networks", NeurIPS 2016.
@@ -82,6 +88,9 @@ class TIMIT(DataModule):
         DataError: while the data are prepared and opened: if they are missing, damaged or too few.
     """
 
+    train: Frames
+    validation: Frames
+    test: Frames
     input_size = spectra.BINS
     target_size = spectra.BINS
 
@@ -128,7 +137,7 @@ class TIMIT(DataModule):
     @cached_property
     def files(self) -> list[FeatureFile]:
         """The prepared files, one for each group of speakers."""
-        return [FeatureFile(self.prepared, group, SETTINGS) for group in prepared_groups(self.prepared)]
+        return open_timit(self.prepared)
 
     @cached_property
     def places(self) -> dict[str, list[Place]]:
@@ -151,7 +160,7 @@ class TIMIT(DataModule):
 
     def prepare_data(self) -> None:
         """Prepare the files where that is not done; Lightning calls it in one process of a machine."""
-        if not prepared_groups(self.prepared):
+        if not is_prepared(self.prepared):
             prepare_timit(self.root, self.prepared, self.dtype)
 
     def setup(self, stage: str | None = None) -> None:
@@ -179,6 +188,10 @@ class TIMIT(DataModule):
             for name, answer in (("last frame repeated", None), ("mean of the training frames", mean_F))
             for part, frames in (("validation", self.validation), ("test", self.test))
         }
+
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """Speaker and sentence of test utterances, such as fvmh0_si836."""
+        return [self.test.places[number].name for number in numbers]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, shuffle=True, lengths=self.train.lengths)
@@ -254,7 +267,8 @@ class Frames(Dataset[Batch]):
         """A whole batch, padded with zeros: what DataLoader asks for where it exists."""
         examples = [self[number] for number in numbers]
         batch = {name: pad_sequence([example[name] for example in examples], True) for name in examples[0]}
-        return {**batch, "lengths": torch.tensor([self.lengths[number] for number in numbers])}
+        batch["lengths"] = torch.tensor([self.lengths[number] for number in numbers])
+        return {**batch, "numbers": torch.tensor(numbers)} if self.sounds else batch
 
     def mean_target(self) -> Tensor:
         """The mean (F,) of all target frames, float64."""

@@ -107,9 +107,9 @@ def differences(utterances: Iterable[tuple[str, str]]) -> list[str]:
         elif missing:
             phrases.append(f"{group}: {len(missing)} of {len(speakers)} speakers are missing: {' '.join(missing)}")
         phrases += [
-            f"{group}: {speaker} has {len(sentences[speaker])} sentences, not {SENTENCES}: {' '.join(sentences[speaker])}"
-            for speaker in there
-            if len(sentences[speaker]) != SENTENCES
+            f"{group}: {speaker} has {len(names)} sentences, not {SENTENCES}: {' '.join(names)}"
+            for speaker, names in sentences.items()
+            if speaker in speakers and len(names) != SENTENCES
         ]
     return phrases
 

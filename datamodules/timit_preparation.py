@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from datamodules import spectra
 from datamodules.base import DataError
-from datamodules.features import DTYPES, Arrays, write_features, write_json, writing_to
+from datamodules.features import DTYPES, Arrays, FeatureFile, write_features, write_json, writing_to
 from datamodules.timit_disc import Recording, find_recordings, read_sound
 
 SETTINGS = {
@@ -26,11 +26,11 @@ SETTINGS = {
     "floor": spectra.FLOOR,
     "filter_width": spectra.FILTER_WIDTH,
 }
-WHOLE = "timit.json"  # is there when all files are: utterances by group
+WHOLE = "timit.json"  # is there when all files are, and names them
 AHEAD = 8  # recordings that a process may be ahead of the writing
 
 
-def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int | None = None) -> dict[str, int]:
+def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int | None = None) -> list[FeatureFile]:
     """Write the features and the sounds at 8 kHz of a TIMIT disc, a file for each group of speakers that is there.
 
     A call that was killed, or ran out of room, is gone on with by the next; files that are whole are left as they are.
@@ -42,7 +42,7 @@ def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int 
         processes: How many prepare at once; None means one for each processor.
 
     Returns:
-        The number of utterances of each group.
+        The files.
 
     Raises:
         DataError: if there is no disc, a recording cannot be used, or the files cannot be written.
@@ -53,7 +53,7 @@ def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int 
     if processes is not None and processes < 1:
         raise ValueError(f"processes is {processes}; an integer of at least 1 is expected")
     recordings = find_recordings(root)
-    counts = {}
+    groups: list[str] = []
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         with (
@@ -64,19 +64,27 @@ def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int 
                 maker = _Maker(list(members), processes or os.cpu_count() or 1, bar)
                 names = [(recording.speaker, recording.sentence) for recording in maker.recordings]
                 write_features(out, group, SETTINGS, dtype, names, maker)
-                counts[group] = len(names)
-            write_json(out / WHOLE, counts)
-    return counts
+                groups.append(group)
+            write_json(out / WHOLE, groups)
+    return open_timit(out)
 
 
-def prepared_groups(out: Path) -> list[str]:
-    """The groups of speakers whose files are in ``out``; none if it was not prepared, or not to the end."""
+def is_prepared(out: Path) -> bool:
+    """Whether a preparation has come to its end in ``out``."""
+    return (out / WHOLE).exists()
+
+
+def open_timit(out: Path) -> list[FeatureFile]:
+    """The files that :func:`prepare_timit` wrote, one for each group of speakers that was on the disc.
+
+    Raises:
+        DataError: if they are missing, damaged, or of another version of the program.
+    """
     try:
-        return list(json.loads((out / WHOLE).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return []
+        groups = json.loads((out / WHOLE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{out / WHOLE} cannot be read ({error}); remove it, and prepare the data again") from error
+        raise DataError(f"{out / WHOLE} cannot be read ({error}); prepare the data again") from error
+    return [FeatureFile(out, group, SETTINGS) for group in groups]
 
 
 class _Maker:
