@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from app.pictures import confusion_picture, examples_picture
+from app.random_states import RandomStates
 from app.run import RunDirectory, write_text
 from app.tasks import SequenceClassifier, Task
 from cells import parameter_roles
@@ -24,7 +25,10 @@ SHOWN = 32  # examples in a picture
 
 
 def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback]:
-    """Checkpoints by validation (best and last), the learning rate in TensorBoard, and :class:`Observe`."""
+    """Checkpoints by validation (best and last) with the random states, the learning rate in TensorBoard, and more.
+
+    With ``observe``, also :class:`Observe`.
+    """
     best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
@@ -36,7 +40,7 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
     last = ModelCheckpoint(
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
-    return [best, last, LearningRateMonitor(), *([Observe()] if observe else [])]
+    return [RandomStates(), best, last, LearningRateMonitor(), *([Observe()] if observe else [])]
 
 
 class Observe(Callback):
@@ -48,6 +52,7 @@ class Observe(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called where training resumes within an epoch
         roles = parameter_roles(pl_module)
         self.parts = {name: roles.get(name, name.partition(".")[0]) for name, _ in pl_module.named_parameters()}
 
