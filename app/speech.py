@@ -39,7 +39,8 @@ def segmental_snr(estimate_N: Tensor, sound_N: Tensor) -> Tensor:
 
 def measured() -> list[str]:
     """The measures whose packages are installed."""
-    return ["segmental_snr", *(name for name, package in PACKAGES.items() if find_spec(package))]
+    specs = {name: find_spec(package) for name, package in PACKAGES.items()}
+    return ["segmental_snr", *(name for name, spec in specs.items() if spec and spec.origin)]  # not a mere folder
 
 
 def speech_measures(estimate_N: Tensor, sound_N: Tensor) -> dict[str, Tensor]:
