@@ -124,6 +124,6 @@ def bins_picture(errors_F: Tensor) -> Figure:
     figure, ((axes,),) = blank(6, 3)
     axes.plot(errors_F.numpy())
     axes.set(xlabel="bin", ylabel="mean squared error", xlim=(0, len(errors_F) - 1), ylim=(0, None))
-    axes.axhline(float(errors_F.mean()), color="C6", linestyle=":", label=f"mean {float(errors_F.mean()):.4g}")
+    axes.axhline(float(errors_F.mean()), color="black", linestyle=":", label=f"mean {float(errors_F.mean()):.4g}")
     axes.legend()
     return figure

@@ -33,8 +33,11 @@ def own_cell(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_command(arguments, trained, own_cell, small_mnist):
-    arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
+@pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+def test_command(arguments, trained, own_cell, small_mnist, small_timit):
+    places = {"RUN": trained, "DISC": small_timit / "disc", "FEATURES": small_timit / "features"}
+    for name, place in places.items():
+        arguments = [argument.replace(name, str(place)) for argument in arguments]
     assert main([*arguments, *(SHORT if arguments[0] == "fit" else [])]) == 0
 
 

@@ -21,7 +21,9 @@ from datamodules import Batch, DataModule, spectra
 
 
 class FrameRegressor(Task):
-    """A target for every valid step: y^_t = W y_t + b, trained by the mean squared error over valid steps.
+    """A target for every valid step, trained by the mean squared error over valid steps.
+
+    y^_t = center + scale (W h_t + b), h = cell((x - center) / scale).
 
     Batches hold ``inputs`` (B, T, I), ``targets`` (B, T, F), and ``lengths`` (B,) where sequences are padded. Steps
     from ``lengths`` on count nowhere, and means over an epoch are weighted by valid steps. Where validation and test
@@ -40,9 +42,12 @@ class FrameRegressor(Task):
         orthogonal_optimizer: The optimiser of the cell's orthogonal parameters, if they have one of their own.
         speech_every: Number of epochs after each of which the validation measures the rebuilt sounds too; 0: never
             while training, only at its end and by the commands ``validate`` and ``test``.
+        center: About what inputs and targets vary; 0, as published, leaves them as they are.
+        scale: How much they vary. Frames in dB saturate the gates of a cell; divided by some 15 dB they do not. The
+            error is that of the targets as they are, whatever the scale.
 
     Raises:
-        ValueError: if ``speech_every`` is negative.
+        ValueError: if ``speech_every`` is negative, or ``scale`` is not above 0.
     """
 
     monitor = "validation/loss"
@@ -58,10 +63,15 @@ class FrameRegressor(Task):
         lr_schedule: LRSchedule = "constant",
         orthogonal_optimizer: OptimizerFactory | None = None,
         speech_every: int = 0,
+        center: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(optimizer, lr_schedule, orthogonal_optimizer)
         if speech_every < 0:
             raise ValueError(f"speech_every is {speech_every}; 0 or a positive integer is expected")
+        if not scale > 0:
+            raise ValueError(f"scale is {scale}; a number above 0 is expected")
+        self.center, self.scale = center, scale
         self.cell = cell(input_size, hidden_size)
         self.head = nn.Linear(hidden_size, target_size)
         self.speech_every = speech_every
@@ -71,12 +81,14 @@ class FrameRegressor(Task):
             target_size=target_size,
             hidden_size=hidden_size,
             speech_every=speech_every,
+            center=center,
+            scale=scale,
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Predictions (B, T, F) from inputs (B, T, I); a step's depends on no later one, so padding changes none."""
-        y_BTH, _ = self.cell(inputs)
-        predictions_BTF: Tensor = self.head(y_BTH)
+        y_BTH, _ = self.cell((inputs - self.center) / self.scale)
+        predictions_BTF: Tensor = self.head(y_BTH) * self.scale + self.center
         return predictions_BTF
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
