@@ -111,7 +111,7 @@ def test_a_full_disk_is_a_sentence_and_the_work_is_kept(code):
 
 def test_a_folder_that_cannot_be_written_is_a_sentence():
     Path("part").write_text("a file")
-    with pytest.raises(DataError, match="^part cannot be written: Not a directory; name another folder"):
+    with pytest.raises(DataError, match=r"^part cannot be written: Not a directory; name another folder"):
         write_features(Path("part"), "part", SETTINGS, "float32", NAMES, Maker())
 
 

@@ -38,9 +38,7 @@ def speakers(data: TIMIT) -> dict[str, set[str]]:
 
 def everything(files: list[FeatureFile]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
-        f"{said.speaker} {said.sentence}": file[number]
-        for file in files
-        for number, said in enumerate(file.utterances)
+        f"{said.speaker} {said.sentence}": file[number] for file in files for number, said in enumerate(file.utterances)
     }
 
 
@@ -318,7 +316,7 @@ def test_a_sample_is_not_taken_for_the_corpus():
         shutil.rmtree(f"data/dr1-{speaker}")
     data = TIMIT("data")
     data.prepare_data()
-    with pytest.raises(DataError, match="no utterance of the part validation .*--data.split speakers is expected"):
+    with pytest.raises(DataError, match=r"no utterance of the part validation .*--data.split speakers is expected"):
         data.setup()
 
 
