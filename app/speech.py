@@ -65,6 +65,6 @@ def speech_measures(estimate_N: Tensor, sound_N: Tensor) -> dict[str, Tensor]:
 
         try:
             found["pesq"] = pesq(estimate_N, sound_N, RATE, "nb")
-        except NoUtterancesError:
+        except (NoUtterancesError, ValueError):  # ValueError: what the package makes of a silent estimate
             found["pesq"] = torch.tensor(LOWEST_PESQ)
     return found

@@ -143,6 +143,13 @@ def test_stoi_is_that_of_its_package():
     assert 0.3 < found < 0.999
 
 
+def test_pesq_of_an_estimate_without_speech_is_the_lowest():
+    pytest.importorskip("pesq")
+    sound = torch.from_numpy(np.resize(small_sound("faem0", "si648"), 12_000)) / 2**15
+    assert speech_measures(torch.zeros(len(sound)), sound)["pesq"] == 1
+    assert speech_measures(sound, sound)["pesq"] > 4
+
+
 def test_measures_whose_packages_are_missing_are_left_out(monkeypatch):
     monkeypatch.setattr("app.speech.find_spec", lambda package: None)
     assert set(speech_measures(torch.randn(1000), torch.randn(1000))) == {"segmental_snr"}
