@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
+from jsonargparse.typing import PositiveInt
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -21,12 +21,14 @@ from pytorch_lightning.utilities import rank_zero_only
 import cells
 from app import console
 from app.callbacks import ProgressBar, SaveConfig, run_callbacks
-from app.checkpoint import check_fits, read_checkpoint
-from app.configuration import with_existing_configs, with_run_config
+from app.checkpoint import CheckpointFiles, check_fits, read_checkpoint
+from app.configuration import dump_config, with_existing_configs, with_run_config
 from app.console import metrics_table
-from app.errors import UserError
+from app.errors import Stopped, UserError
 from app.export import export
+from app.keeping import LastCheckpoint
 from app.predictions import check_output, write_predictions
+from app.resume import check_unchanged, with_resumed_run
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
@@ -54,8 +56,10 @@ def run(command: str, options: Sequence[str]) -> None:
     """Run ``fit``, ``validate``, ``test``, ``predict`` or ``export``.
 
     Raises:
-        UserError: for a mistake in the options, the configuration, the checkpoint or the data.
-        KeyboardInterrupt: if the user interrupts; ``last.ckpt`` is then where the run stopped.
+        UserError: for a mistake in the options, the configuration, the checkpoint or the data, a file that cannot be
+            written, or numbers that are not finite.
+        Stopped: if a signal ends the training; ``last.ckpt`` is then where it stopped.
+        KeyboardInterrupt: if the user interrupts before or after the training itself.
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
@@ -64,7 +68,8 @@ def run(command: str, options: Sequence[str]) -> None:
     )
     cells.load_entry_points()
     try:
-        cli = CLI(command, with_run_config(command, with_existing_configs(options)))
+        given = with_existing_configs(options)
+        cli = CLI(command, with_resumed_run(given) if command == "fit" else with_run_config(command, given))
         cli.execute()
     except (ArgumentError, DataError) as error:
         raise UserError(plain_sentence(str(error))) from error
@@ -116,6 +121,18 @@ class CLI(LightningCLI):
             help="Directory of the run, which fit makes; default: runs/CONFIG_NAME/TIME.",
         )
         parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Run directory to go on with; further options may change the trainer's limits only.",
+        )
+        parser.add_argument(
+            "--save_every",
+            type=PositiveInt | None,
+            default=None,
+            help="Optimiser steps between checkpoints within an epoch; by default there is one after each epoch.",
+        )
+        parser.add_argument(
             "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
         )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
@@ -145,20 +162,31 @@ class CLI(LightningCLI):
             raise UserError(plain_sentence(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
-        kwargs.setdefault("callbacks", [])
+        trainer = self._trainer(**kwargs)
+        # app.stopping does it, and only while there is a training to stop: Lightning would go on after SIGTERM, or hang
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
+
+    def _trainer(self, **kwargs: Any) -> LightningTrainer:
         given = self.config_init[self.subcommand].trainer
+        kwargs["plugins"] = [*(given.plugins or []), CheckpointFiles()]
         callbacks = [*(given.callbacks or []), *([] if given.enable_progress_bar is False else [ProgressBar()])]
         if self.subcommand != "fit":
             self.save_config_callback = None
-            return super().instantiate_trainer(logger=False, callbacks=callbacks, enable_checkpointing=False)
+            return super().instantiate_trainer(**kwargs, logger=False, callbacks=callbacks, enable_checkpointing=False)
         if not given.fast_dev_run:
-            self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
+            resumed = self.options.resume
+            self.run_directory = (
+                RunDirectory(Path(resumed)) if resumed else RunDirectory.new(self.options.run_dir, self._config_name())
+            )
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe)
+            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe, self.options.save_every)
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
+                # what was shown after the checkpoint is shown again
+                purge = {"purge_step": read_checkpoint(Path(self.options.ckpt_path))["global_step"]} if resumed else {}
                 kwargs["logger"] = TensorBoardLogger(
-                    self.run_directory.path, name="", version="tensorboard", default_hp_metric=False
+                    self.run_directory.path, name="", version="tensorboard", default_hp_metric=False, **purge
                 )
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
 
@@ -167,11 +195,16 @@ class CLI(LightningCLI):
         if self.options.ckpt_path:
             path = Path(self.options.ckpt_path)
             check_fits(read_checkpoint(path), self.model, path)
+        if self.options.get("resume"):
+            check_unchanged(
+                RunDirectory(Path(self.options.resume)), dump_config(self._parser(self.subcommand), self.options)
+            )
         try:
             getattr(self, f"_{self.subcommand}")()
+        except Stopped as stopped:
+            say(f"{stopped}; go on with:  python -m app fit --resume {self.run_directory.path}")  # type: ignore[union-attr]
+            raise
         except SystemExit as error:  # Lightning's way to end after Ctrl-C
-            if self.run_directory and self.run_directory.last.exists():
-                say(f"interrupted; the weights are in {self.run_directory.last}")
             raise KeyboardInterrupt from error
 
     def _fit(self) -> None:
@@ -187,14 +220,15 @@ class CLI(LightningCLI):
             say("there is no validation split: what is called validation below is measured on the test set")
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
-        start = time.monotonic()
         self.trainer.fit(self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True)
         if run is None or not run.best.exists():
             return  # a trial run without validation: nothing to choose, nothing to report
-        seconds = time.monotonic() - start
+        seconds = next(kept.seconds for kept in self.trainer.checkpoint_callbacks if isinstance(kept, LastCheckpoint))
         metrics = self._final_metrics(run)
+        baselines = self.datamodule.baselines()
         results = {
             **metrics,
+            "baselines": baselines,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -213,7 +247,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_results(run, results)
         self._log_hyperparameters(metrics)
-        say(f"\n{metrics_table(metrics)}\n")
+        beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
+        say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")

@@ -94,6 +94,13 @@ class DataModule(LightningDataModule):
         """How the data were made ready (order, split, scaling) as plain data, for the record of a run."""
         return {}
 
+    def baselines(self) -> dict[str, float]:
+        """Losses that trivial answers reach on these data, by the name of the answer, to compare a trained cell with.
+
+        They are in the unit of the task's ``loss``, and may be measured: the data are made ready before.
+        """
+        return {}
+
     def images(self, inputs: Tensor) -> Tensor | None:
         """``inputs`` as images (B, height, width) in [0, 1], where that is what they are, to be shown."""
         return None
