@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,16 +24,16 @@ usage: python -m app COMMAND [options]
 python -m app COMMAND --help shows every option; --traceback shows where an error came from.
 """
 
-INTERRUPTED = 130  # exit status after Ctrl-C
+INTERRUPTED, PIPE_CLOSED = 130, 141  # exit statuses, as of what SIGINT or SIGPIPE has ended
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Returns:
-        0; 2 after a mistake of the user; 3 after a training whose numbers were not finite; 130 after Ctrl-C; where a
-        signal has stopped a training, which can then be gone on with, 128 and the number of the signal. 1 is Python's
-        own, for an error in the program.
+        0; 2 after a mistake of the user; 3 after a training whose numbers were not finite; 4 where another process of
+        the run was lost; 130 after Ctrl-C; where a signal has stopped a training, which can then be gone on with, 128
+        and the number of the signal. 1 is Python's own, for an error in the program.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in arguments
@@ -63,4 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # who reads the output has had enough, as in "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it once more at the end
+        return PIPE_CLOSED
     return 0

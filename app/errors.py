@@ -17,6 +17,12 @@ class DivergenceError(UserError):
     status = 3
 
 
+class LostProcessError(UserError):
+    """Another process of the run has ended, so this one must."""
+
+    status = 4
+
+
 class Stopped(Exception):  # noqa: N818  # no error: it was asked for
     """Training that a signal has stopped, after a checkpoint was written.
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError
 from jsonargparse.typing import PositiveInt
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -24,10 +25,10 @@ from app.callbacks import ProgressBar, SaveConfig, run_callbacks
 from app.checkpoint import CheckpointFiles, check_fits, read_checkpoint
 from app.configuration import dump_config, with_existing_configs, with_run_config
 from app.console import metrics_table
-from app.errors import Stopped, UserError
+from app.errors import LostProcessError, Stopped, UserError
 from app.export import export
 from app.keeping import LastCheckpoint
-from app.predictions import check_output, write_predictions
+from app.predictions import check_output, every_prediction, write_predictions
 from app.resume import check_unchanged, with_resumed_run
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
@@ -47,6 +48,7 @@ IGNORED_WARNINGS = (
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
     "You're resuming from a checkpoint that ended before the epoch",  # the data module knows how far it had come
+    "it is recommended to use `Trainer(devices=1",  # to measure each example once, as the data modules do
     "You are using a custom batch sampler",  # to predict: it gives every example once
 )
 say = rank_zero_only(console.say)  # once for all processes
@@ -67,12 +69,16 @@ def run(command: str, options: Sequence[str]) -> None:
         lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
     )
     cells.load_entry_points()
+    given = with_existing_configs(options)
+    arguments = with_resumed_run(given) if command == "fit" else with_run_config(command, given)
     try:
-        given = with_existing_configs(options)
-        cli = CLI(command, with_resumed_run(given) if command == "fit" else with_run_config(command, given))
-        cli.execute()
+        CLI(command, arguments).execute()
     except (ArgumentError, DataError) as error:
-        raise UserError(plain_sentence(str(error))) from error
+        sentence = plain_sentence(str(error))
+        named = re.match(r"--[\w.]+", sentence)
+        if arguments != given and named and not any(option.startswith(named[0]) for option in given):
+            sentence += f"; it stands in {arguments[1]}, which another version of the program may have written"
+        raise UserError(sentence) from error
 
 
 class Trainer(LightningTrainer):
@@ -169,8 +175,8 @@ class CLI(LightningCLI):
 
     def _trainer(self, **kwargs: Any) -> LightningTrainer:
         given = self.config_init[self.subcommand].trainer
-        kwargs["plugins"] = [*(given.plugins or []), CheckpointFiles()]
-        callbacks = [*(given.callbacks or []), *([] if given.enable_progress_bar is False else [ProgressBar()])]
+        kwargs["plugins"] = [*_listed(given.plugins), CheckpointFiles()]
+        callbacks = [*_listed(given.callbacks), *([] if given.enable_progress_bar is False else [ProgressBar()])]
         if self.subcommand != "fit":
             self.save_config_callback = None
             return super().instantiate_trainer(**kwargs, logger=False, callbacks=callbacks, enable_checkpointing=False)
@@ -202,10 +208,25 @@ class CLI(LightningCLI):
         try:
             getattr(self, f"_{self.subcommand}")()
         except Stopped as stopped:
-            say(f"{stopped}; go on with:  python -m app fit --resume {self.run_directory.path}")  # type: ignore[union-attr]
-            raise
+            say(f"{stopped}{self._going_on()}")
+            # a process that Lightning has started from the first: if it failed, Lightning would kill the first
+            if self.trainer.local_rank == 0 or not isinstance(self._environment(), LightningEnvironment):
+                raise
         except SystemExit as error:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from error
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not re.search("gloo|NCCL|Broken pipe|by peer", str(error)):
+                raise
+            raise LostProcessError(
+                f"process {self.trainer.global_rank} has lost another one of the {self.trainer.world_size}"
+                f"{self._going_on()}"
+            ) from error
+
+    def _going_on(self) -> str:
+        return f"; go on with:  python -m app fit --resume {self.run_directory.path}" if self.run_directory else ""
+
+    def _environment(self) -> Any:
+        return getattr(self.trainer.strategy, "cluster_environment", None)
 
     def _fit(self) -> None:
         run = self.run_directory
@@ -265,7 +286,9 @@ class CLI(LightningCLI):
         check_output(output)
         checkpoint = self.options.ckpt_path
         batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
-        say(f"{write_predictions(batches, output):,} predictions: {output}")
+        batches = every_prediction(batches)
+        if self.trainer.is_global_zero:
+            say(f"{write_predictions(batches, output):,} predictions: {output}")
 
     def _export(self) -> None:
         output = Path(self.options.output or "model.pt2")
@@ -310,3 +333,8 @@ class CLI(LightningCLI):
         """Name of the first configuration file, for the default run directory."""
         configs = self.options.config or []
         return Path(str(configs[0])).stem if configs else "run"
+
+
+def _listed(given: Any) -> list[Any]:
+    """What the Trainer takes as nothing, as one or as several, as a list."""
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]

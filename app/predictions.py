@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,27 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
     return count
+
+
+def every_prediction(batches: Sequence[dict[str, Tensor]]) -> Sequence[dict[str, Tensor]]:
+    """The predictions of all processes in the order of the data, given those of this one; each must call it.
+
+    Example i of a batch that the processes share is read by process i modulo their number (``datamodules.batches``).
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return batches
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    own = [{name: column.cpu() for name, column in batch.items()} for batch in batches]
+    torch.distributed.all_gather_object(shares, own)
+    return [_interleaved([part for part in parts if part]) for parts in zip_longest(*shares)]
+
+
+def _interleaved(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Row i of part j as row i x number of parts + j."""
+    places = torch.cat(
+        [number + len(parts) * torch.arange(len(next(iter(part.values())))) for number, part in enumerate(parts)]
+    )
+    return {name: torch.cat([part[name] for part in parts])[places.argsort()] for name in parts[0]}
 
 
 def check_output(output: Path) -> None:

@@ -8,11 +8,11 @@ from itertools import chain, product
 import numpy as np
 import pytest
 import torch
-from app.process_state import ProcessState
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import Adam
 
+from app.process_state import ProcessState
 from app.tasks import SequenceClassifier
 from cells import RNN
 from datamodules import DataError, Digits
