@@ -25,7 +25,7 @@ from app.callbacks import ProgressBar, SaveConfig, run_callbacks
 from app.checkpoint import CheckpointFiles, check_fits, read_checkpoint
 from app.configuration import dump_config, with_existing_configs, with_run_config
 from app.console import metrics_table
-from app.errors import LostProcessError, Stopped, UserError
+from app.errors import DivergenceError, LostProcessError, Stopped, UserError
 from app.export import export
 from app.keeping import LastCheckpoint
 from app.predictions import check_output, every_prediction, write_predictions
@@ -198,13 +198,13 @@ class CLI(LightningCLI):
 
     def execute(self) -> None:
         """Run the command that was parsed."""
-        if self.options.ckpt_path:
-            path = Path(self.options.ckpt_path)
-            check_fits(read_checkpoint(path), self.model, path)
         if self.options.get("resume"):
             check_unchanged(
                 RunDirectory(Path(self.options.resume)), dump_config(self._parser(self.subcommand), self.options)
             )
+        if self.options.ckpt_path:
+            path = Path(self.options.ckpt_path)
+            check_fits(read_checkpoint(path), self.model, path)
         try:
             getattr(self, f"_{self.subcommand}")()
         except Stopped as stopped:
@@ -212,6 +212,12 @@ class CLI(LightningCLI):
             # a process that Lightning has started from the first: if it failed, Lightning would kill the first
             if self.trainer.local_rank == 0 or not isinstance(self._environment(), LightningEnvironment):
                 raise
+        except DivergenceError as error:
+            last = self.run_directory.last if self.run_directory else None
+            kept = (
+                f"; the last good checkpoint: {last}" if last and last.exists() else "; no checkpoint was written yet"
+            )
+            raise DivergenceError(f"{error}{kept}") from error
         except SystemExit as error:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from error
         except RuntimeError as error:
