@@ -57,6 +57,7 @@ def test_the_step_the_batch_and_the_group_are_named(what, sentence, monkeypatch,
         assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_kept(monkeypatch, capsys):
     monkeypatch.setattr(Breaking, "what", "weights")
     options = ["--model", "test_divergence.Breaking", "--save_every", "1", "--trainer.gradient_clip_val", "null"]

@@ -199,6 +199,7 @@ def test_a_signal_to_one_process_or_to_all_stops_both_after_a_checkpoint(number,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_torchrun_with_two_nodes_on_loopback_trains_the_quick_start():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -212,7 +213,7 @@ def test_torchrun_with_two_nodes_on_loopback_trains_the_quick_start():
         options += ["--trainer.strategy", "ddp", "--data.batch_size", "32"]
         nodes.append(subprocess.Popen([*command, *options], env=os.environ | {"PYTHONPATH": str(ROOT)}))
     try:
-        assert [node.wait(280) for node in nodes] == [0, 0]
+        assert [node.wait(900) for node in nodes] == [0, 0]
     finally:
         for node in nodes:
             node.kill()

@@ -32,6 +32,7 @@ CASES = {
     "classification": DIGITS,
     "dtriv": [*DIGITS, *DTRIV, "--model.orthogonal_optimizer", "RMSprop", "--model.orthogonal_optimizer.lr", "1e-3"],
 }
+FAST = "classification"
 STEPS = 15  # of each case
 TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
@@ -101,7 +102,9 @@ def curve(run: str, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != FAST)]
+)
 def test_a_killed_run_goes_on_bit_for_bit(case):
     """Killed within an epoch, twice; the second time before the next checkpoint."""
     assert fit_apart(*CASES[case], *SHORT, "--run_dir", "whole", record="whole-losses") == 0
@@ -158,7 +161,15 @@ def test_two_processes_that_are_killed_go_on_bit_for_bit(case):
     assert_equal_runs("whole", "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
 def test_a_signal_stops_after_a_checkpoint(number, capfd):
     options = [*DIGITS, *SHORT]
     assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
@@ -171,6 +182,7 @@ def test_a_signal_stops_after_a_checkpoint(number, capfd):
     assert_equal_runs("whole", "run")
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_its_end():
     assert fit_apart(*DIGITS, *SHORT, "--run_dir", "run", signal_at=f"{signal.SIGTERM},4,0") == 128 + signal.SIGTERM
     assert read_checkpoint(Path("run/checkpoints/last.ckpt"))["Digits"]["epoch"] == 1
@@ -256,8 +268,9 @@ def test_a_bad_last_checkpoint_is_found_out_and_the_previous_one_offered(damage,
     said = capsys.readouterr().err
     assert str(last) in said
     assert f"{previous} is good (step 20): add --ckpt_path {previous}" in said
-    assert main(["fit", "--resume", "stopped", "--ckpt_path", str(previous)]) == 0
-    assert read_checkpoint(last)["global_step"] == 40
+    if damage is flipped:
+        assert main(["fit", "--resume", "stopped", "--ckpt_path", str(previous)]) == 0
+        assert read_checkpoint(last)["global_step"] == 40
 
 
 def test_where_no_checkpoint_is_good_the_message_says_so(stopped, capsys):
@@ -286,6 +299,19 @@ def test_every_flipped_bit_that_matters_is_found_out(trained):
     assert refused > 150
 
 
+@pytest.mark.slow
+def test_a_limit_that_is_raised_goes_on_within_the_epoch():
+    """Seven steps, then up to twelve, and twelve at once: the rest of the second epoch is not left out."""
+    options = [*DIGITS, *SHORT, "--model.lr_schedule", "constant", "--trainer.max_epochs", "-1"]
+    assert fit_apart(*options, "--run_dir", "whole", "--trainer.max_steps", "12", record="whole-losses") == 0
+    assert fit_apart(*options, "--run_dir", "run", "--trainer.max_steps", "7") == 0
+    assert fit_apart("--resume", "run", "--trainer.max_steps", "12") == 0
+    assert losses("losses") == losses("whole-losses")
+    left, right = (read_checkpoint(Path(run, "checkpoints/last.ckpt"))["state_dict"] for run in ("whole", "run"))
+    assert_equal(left, right)
+
+
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_nothing_is_lost(capfd):
     """A limit on the size of files, below that of a checkpoint, from the second epoch on."""
     options = [*DIGITS, *SHORT, "--model.cell", "LSTM", "--model.hidden_size", "32"]
