@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from app.errors import UserError
@@ -51,22 +51,13 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
 def every_prediction(batches: Sequence[dict[str, Tensor]]) -> Sequence[dict[str, Tensor]]:
     """The predictions of all processes in the order of the data, given those of this one; each must call it.
 
-    Example i of a batch that the processes share is read by process i modulo their number (``datamodules.batches``).
+    The processes read pieces of the data that follow one another (``datamodules.batches``).
     """
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return batches
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    own = [{name: column.cpu() for name, column in batch.items()} for batch in batches]
-    torch.distributed.all_gather_object(shares, own)
-    return [_interleaved([part for part in parts if part]) for parts in zip_longest(*shares)]
-
-
-def _interleaved(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Row i of part j as row i x number of parts + j."""
-    places = torch.cat(
-        [number + len(parts) * torch.arange(len(next(iter(part.values())))) for number, part in enumerate(parts)]
-    )
-    return {name: torch.cat([part[name] for part in parts])[places.argsort()] for name in parts[0]}
+    pieces: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(pieces, apply_to_collection(list(batches), Tensor, Tensor.cpu))
+    return [batch for piece in pieces for batch in piece]
 
 
 def check_output(output: Path) -> None:

@@ -101,24 +101,19 @@ def test_two_processes_equal_one_with_twice_the_batch(monkeypatch):
         assert counts == pytest.approx([round(count) for count in counts], rel=1e-12)
 
 
-@pytest.mark.parametrize(("size", "world_size"), [(10, 2), (11, 2), (11, 3), (7, 3)])
-def test_predictions_of_all_processes_come_in_the_order_of_the_data(size, world_size, monkeypatch):
-    """As if three examples of each process made a batch."""
-    together = 3 * world_size
-    batches = [torch.arange(first, min(first + together, size)) for first in range(0, size, together)]
-    shares = [
-        [{"index": batch[rank::world_size]} for batch in batches if len(batch) > rank] for rank in range(world_size)
-    ]
+def gather(rank: int, folder: str) -> None:
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    own = [{"row": torch.tensor([3 * rank + row]), "name": [f"{rank}{row}"]} for row in range(3 - rank)]
+    torch.save(every_prediction(own), f"{folder}/of-{rank}")
 
-    def all_gather_object(into, own):
-        assert own == shares[0]
-        into[:] = shares
 
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: world_size)
-    monkeypatch.setattr("torch.distributed.all_gather_object", all_gather_object)
-    found = torch.cat([batch["index"] for batch in every_prediction(shares[0])])
-    assert found.tolist() == list(range(size))
+def test_predictions_of_all_processes_come_in_the_order_of_the_data(tmp_path):
+    torch.multiprocessing.start_processes(gather, (str(tmp_path),), nprocs=2, start_method="fork")
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"of-{rank}", weights_only=True)
+        assert [int(batch["row"]) for batch in found] == [0, 1, 2, 3, 4]
+        assert [batch["name"][0] for batch in found] == ["00", "01", "02", "10", "11"]
 
 
 def app(*options: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -81,6 +81,17 @@ class Task(LightningModule):
         else:
             scheduler = CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def balanced(self, loss: Tensor, weight: int) -> Tensor:
+        """A training loss that is the mean over ``weight`` things, such as frames, for several processes.
+
+        Their gradients are averaged. With each loss multiplied by the part of all the things that its process has, and
+        by the number of processes, the average is the gradient of the mean over all of them.
+        """
+        if self._trainer is None or self.trainer.world_size == 1:
+            return loss
+        total = cast("Tensor", self.trainer.strategy.reduce(loss.new_tensor(weight), reduce_op="sum"))
+        return loss * (weight * self.trainer.world_size / total)
 
     @property
     def metric_dtype(self) -> torch.dtype:
