@@ -40,7 +40,7 @@ LABEL org.opencontainers.image.title="momentum-rnn" \
     org.opencontainers.image.description="Train and fairly compare recurrent cells" \
     org.opencontainers.image.licenses="MIT"
 RUN groupadd --gid 1000 app \
-    && useradd --uid 1000 --gid app --home-dir /work --no-create-home --shell /usr/sbin/nologin app \
+    && useradd --uid 1000 --gid app --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app \
     && install --directory --owner app --group app /work /work/runs /work/data
 COPY --from=dependencies /opt/venv /opt/venv
 # HOME is for caches only: /tmp is the one place, beside the volumes, that has to be writable.
