@@ -77,7 +77,8 @@ def test_constraints_hold_one_version_of_each_requirement():
 @pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
 def test_manifests_name_the_image_of_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    images = {image for path in MANIFESTS for image in re.findall(r"image: (.*)", path.read_text())}
+    files = [*MANIFESTS, ROOT / "compose.yaml", ROOT / "deploy/README.md"]
+    images = {image for path in files for image in re.findall(r"momentum-rnn:[\d.]+\d", path.read_text())}
     assert images == {f"momentum-rnn:{version}"}
 
 
