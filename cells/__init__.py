@@ -11,6 +11,7 @@ from cells.dtriv import DTRIV, SRDTRIV, AdamDTRIV, CayleyRNN, ExpRNN, MomentumDT
 from cells.flops import Flops, flops
 from cells.gains import GainReport, gain_report
 from cells.gru import GRU, SRGRU, AdamGRU, MomentumGRU, RMSPropGRU
+from cells.lmu import LMU
 from cells.lstm import LSTM, SRLSTM, AdamLSTM, MomentumLSTM, RMSPropLSTM
 from cells.nesterov import NesterovDTRIV, NesterovGRU, NesterovLSTM, NesterovRNN, NesterovState
 from cells.registry import find_cell, load_entry_points, registered_cells
@@ -21,6 +22,7 @@ from cells.training import follow_optimizer, parameter_roles
 __all__ = [
     "DTRIV",
     "GRU",
+    "LMU",
     "LSTM",
     "RNN",
     "SRDTRIV",

@@ -76,6 +76,11 @@ class DrivenCell(Cell):
         self.bias_hh = None
         choose_engine(self)  # refuses an engine that cannot run this cell
 
+    @property
+    def library(self) -> bool:
+        """Whether torch's kernel can run the cell: there is one, and the drive is linear."""
+        return self.kernel is not None and self.drive.linear
+
     @abstractmethod
     def recurrent_weight(self) -> Tensor:
         """The weight U of shape (G, H) in ``v + h @ U.T``, in the dtype of the parameters also under autocast."""
