@@ -44,6 +44,8 @@ IGNORED_WARNINGS = (
     "The given buffer is not writable",  # torch.export.load, of a file that is only read
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
+    "You're resuming from a checkpoint that ended before the epoch",  # the data module knows how far it had come
+    "You are using a custom batch sampler",  # to predict: it gives every example once
 )
 say = rank_zero_only(console.say)  # once for all processes
 
@@ -88,7 +90,11 @@ class CLI(LightningCLI):
             DataModule,
             SaveConfig,
             trainer_class=Trainer,
-            trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": 10,
+                "use_distributed_sampler": False,  # the data modules share the examples among the processes themselves
+            },
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m app", **strict, command: dict(strict)},
             subclass_mode_model=True,
@@ -187,8 +193,10 @@ class CLI(LightningCLI):
             return  # a trial run without validation: nothing to choose, nothing to report
         seconds = time.monotonic() - start
         metrics = self._final_metrics(run)
+        baselines = self.datamodule.baselines()
         results = {
             **metrics,
+            "baselines": baselines,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -207,7 +215,8 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_results(run, results)
         self._log_hyperparameters(metrics)
-        say(f"\n{metrics_table(metrics)}\n")
+        beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
+        say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
