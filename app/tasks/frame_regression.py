@@ -92,7 +92,7 @@ class FrameRegressor(Task):
         return predictions_BTF
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
+        return self.balanced(self._step(batch, "train")[0], int(valid_steps(batch).sum()))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         predictions_BTF = self._step(batch, "validation")[1]
