@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from app.errors import UserError
 from app.files import replacing
+from app.processes import of_every_process
 
 
 def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:
@@ -59,10 +59,7 @@ def every_prediction(batches: Sequence[dict[str, Any]]) -> Sequence[dict[str, An
 
     The processes read pieces of the data that follow one another (``datamodules.batches``).
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return batches
-    pieces: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(pieces, apply_to_collection(list(batches), Tensor, Tensor.cpu))
+    pieces = of_every_process(apply_to_collection(list(batches), Tensor, Tensor.cpu))
     return [batch for piece in pieces for batch in piece]
 
 
