@@ -17,3 +17,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what :func:`replacing` was writing in ``folder`` when its process was killed."""
+    for path in folder.glob(".[0-9]*-*"):
+        path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from app.divergence import check_weights
-from app.files import replacing
+from app.files import remove_unfinished, replacing
 from app.run import RunDirectory
 from app.stopping import StopOnSignal
 
@@ -73,6 +73,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = time.monotonic()
+        if trainer.is_global_zero:
+            remove_unfinished(self.run.checkpoints)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         loop = trainer.fit_loop.epoch_loop

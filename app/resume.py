@@ -17,6 +17,7 @@ LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
 # what does not change the numbers: places, and what is shown
 FREE = (
     "data.init_args.root",
+    "data.init_args.prepared",
     "observe",
     "output",
     "save_every",
