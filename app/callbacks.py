@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from app.baselines import BaselineCurves
 from app.pictures import confusion_picture, examples_picture
+from app.random_states import RandomStates
 from app.run import RunDirectory, write_text
 from app.tasks import SequenceClassifier, Task
 from cells import parameter_roles
@@ -37,7 +38,7 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
     last = ModelCheckpoint(
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
-    return [best, last, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
+    return [RandomStates(), best, last, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
 
 
 class Observe(Callback):
@@ -49,6 +50,7 @@ class Observe(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which is not called where training resumes within an epoch
         roles = parameter_roles(pl_module)
         self.parts = {name: roles.get(name, name.partition(".")[0]) for name, _ in pl_module.named_parameters()}
 
@@ -133,7 +135,10 @@ class ProgressBar(TQDMProgressBar):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the configuration to ``RUN/config.yaml``, without the run directory, so that it can be run again."""
+    """Write the configuration to ``RUN/config.yaml``, without the run directory, so that it can be run again.
+
+    What the data module wants to have in the run directory is written with it.
+    """
 
     def __init__(self, *args: Any, run: RunDirectory) -> None:
         super().__init__(*args)
@@ -144,3 +149,6 @@ class SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         config.run_dir = None
         write_text(self.run.config, self.parser.dump(config, skip_unset=False))
+        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        for name, text in data.run_files().items():
+            write_text(self.run.path / name, text)

@@ -32,7 +32,7 @@ from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+LINKED_SIZES = ("input_size", "num_classes", "vocabulary_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -44,6 +44,8 @@ IGNORED_WARNINGS = (
     "The given buffer is not writable",  # torch.export.load, of a file that is only read
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
+    "You're resuming from a checkpoint that ended before the epoch",  # the data module knows how far it had come
+    "You are using a custom batch sampler",  # to predict: it gives every example once
 )
 say = rank_zero_only(console.say)  # once for all processes
 
@@ -58,7 +60,7 @@ def run(command: str, options: Sequence[str]) -> None:
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
+        lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())  # of no use here
     )
     cells.load_entry_points()
     try:
@@ -88,7 +90,11 @@ class CLI(LightningCLI):
             DataModule,
             SaveConfig,
             trainer_class=Trainer,
-            trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": 10,
+                "use_distributed_sampler": False,  # the data modules share the examples among the processes themselves
+            },
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m app", **strict, command: dict(strict)},
             subclass_mode_model=True,
@@ -228,6 +234,8 @@ class CLI(LightningCLI):
         checkpoint = self.options.ckpt_path
         batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         say(f"{write_predictions(batches, output):,} predictions: {output}")
+        if summary := self.model.sum_up(batches):
+            say(summary)
 
     def _export(self) -> None:
         output = Path(self.options.output or "model.pt2")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from app.errors import UserError
 from app.files import replacing
 
 
-def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int:
+def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:
     """Write the rows of ``batches`` to a CSV or Parquet file with a column ``index`` and one for each entry.
 
     Args:
-        batches: What ``predict_step`` returned: a column of equal length for each name.
+        batches: What ``predict_step`` returned: a column of equal length for each name, a
+            tensor or a list.
         output: File to write, ``.csv`` or ``.parquet``; an old one is replaced when the new one is complete.
 
     Returns:
@@ -26,7 +27,7 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
     Raises:
         UserError: for another ending, a missing package, or a file that cannot be written.
     """
-    columns = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+    columns = {name: [value for batch in batches for value in _plain(batch[name])] for name in batches[0]}
     count = len(next(iter(columns.values())))
     columns = {"index": list(range(count)), **columns}
     try:
@@ -44,6 +45,11 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
     return count
+
+
+def _plain(column: Tensor | list[Any]) -> list[Any]:
+    values: list[Any] = column.tolist() if isinstance(column, Tensor) else column
+    return values
 
 
 def check_output(output: Path) -> None:

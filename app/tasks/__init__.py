@@ -2,5 +2,6 @@
 
 from app.tasks.base import Task
 from app.tasks.classification import SequenceClassifier
+from app.tasks.language_modelling import LanguageModel
 
-__all__ = ["SequenceClassifier", "Task"]
+__all__ = ["LanguageModel", "SequenceClassifier", "Task"]
