@@ -215,7 +215,7 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_results(run, results)
         self._log_hyperparameters(metrics)
-        beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
+        beside = {f"baseline: {name}": self.model.figures(loss) for name, loss in baselines.items()}
         say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")

@@ -140,7 +140,7 @@ class Corpus(DataModule):
         return {
             f"{name}, {part}": loss(train, self.tokens.parts[part], size)
             for part in ("validation", "test")
-            for name, loss in (("unigram", unigram_loss), ("bigram (interpolated Kneser-Ney)", bigram_loss))
+            for name, loss in (("unigram", unigram_loss), ("Kneser-Ney bigram", bigram_loss))
         }
 
     def prepare_data(self) -> None:

@@ -228,6 +228,9 @@ class LanguageModel(Task):
         numbers_N = batch["targets"].flatten()[counted_N].tolist()
         return {"word": [words[number] for number in numbers_N], "log_probability": -nats_N}
 
+    def figures(self, loss: float) -> dict[str, float]:
+        return {"loss": loss, "perplexity": math.exp(loss)}
+
     def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
         loss = -torch.cat([batch["log_probability"] for batch in predictions]).double().mean().item()
         return f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
