@@ -109,7 +109,7 @@ def _parts(optimizers: Iterable[Optimizer]) -> Iterator[Optimizer]:
         yield from optimizer.parts if isinstance(optimizer, JointOptimizer) else [optimizer]
 
 
-def _averages(optimizers: Iterable[Optimizer]) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+def _averages(optimizers: Iterable[Optimizer]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Each parameter that has an average, and the average."""
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.base import Batch, DataError, DataModule, run_seed, whole_batch
 from datamodules.ngrams import bigram_loss, unigram_loss
-from datamodules.streams import RandomWindows, Rows, Window, Windows
+from datamodules.streams import Rows, TrainingWindows, Window, Windows
 from datamodules.tokens import Reading, Tokens, number_text, read_tokens
 from datamodules.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ class Corpus(DataModule):
     numbered once and then read from a cache on disk (:mod:`datamodules.tokens`).
 
     Training reads ``batch_size`` rows in each process, each row a contiguous text, in windows of random length
-    (:class:`datamodules.streams.RandomWindows`); the model carries its state from window to window. Evaluation reads
+    (:class:`datamodules.streams.TrainingWindows`); the model carries its state from window to window. Evaluation reads
     the same rows whatever the number of processes, which share them, so that perplexities do not depend on it.
 
     Args:
@@ -168,18 +168,14 @@ class Corpus(DataModule):
             setattr(self, part, Rows(tokens, rows, rank, world_size))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        if not self.random_windows:
-            return self._stream(self.train, Windows(self.train.steps, self.window))
-        windows = RandomWindows(self.train.steps, self.window, seed=run_seed() or 0)
+        windows = self._training_windows()
         windows.epoch, windows.start = self.resumed_at
         self.resumed_at = (0, 0)
         return self._stream(self.train, windows)
 
     def batches_in_epochs(self, epochs: int) -> list[int]:
         """How many training batches each of the epochs has, from the first one on."""
-        windows = self.train_dataloader().batch_sampler
-        if not isinstance(windows, RandomWindows):
-            return [len(windows)] * epochs
+        windows = self._training_windows()
         return [len(windows.windows(epoch)) for epoch in range(epochs)]
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -204,7 +200,8 @@ class Corpus(DataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: which words its model knows, and how far the training has come."""
-        return {"vocabulary": self.vocabulary.digest, **super().state_dict()}
+        words = {"vocabulary": self.vocabulary.digest, "end_of_line": self.reading.end_of_line}
+        return {**words, **super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint whose model knows other words, or numbers them otherwise."""
@@ -215,9 +212,17 @@ class Corpus(DataModule):
             )
         super().load_state_dict(state_dict)
 
+    def _training_windows(self) -> TrainingWindows:
+        return TrainingWindows(self.train.steps, self.window, seed=run_seed() or 0, random=self.random_windows)
+
     def _stream(self, rows: Rows, windows: Sampler[Window]) -> DataLoader[Batch]:
         # a generator of its own: a loader draws a number each time it is read, which is not to change dropout
-        return DataLoader(rows, batch_sampler=windows, collate_fn=whole_batch, generator=torch.Generator())
+        return DataLoader(
+            rows,
+            batch_sampler=windows,  # type: ignore[arg-type]  # a window in the place of a list of indices
+            collate_fn=whole_batch,
+            generator=torch.Generator(),
+        )
 
     def _given_vocabulary(self) -> Vocabulary | None:
         if self.vocabulary_file is None:

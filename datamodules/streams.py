@@ -71,12 +71,13 @@ class Windows(Sampler[Window]):
         return -(-self.steps // self.length)
 
 
-class RandomWindows(Sampler[Window]):
-    """Windows of random length, so that a text is not cut at the same places in each epoch.
+class TrainingWindows(Sampler[Window]):
+    """Windows of random length, so that a text is not cut at the same places in each epoch; or all of one length.
 
-    A window is max(5, N(m, 5)) steps long, rounded down, where m is ``length``, or half of it with probability 0.05.
-    Draws depend on seed and epoch only: all processes cut alike, and a run can go on anywhere in an epoch. How many
-    windows an epoch has is not known beforehand, so there is no ``__len__``, and Lightning looks one batch ahead.
+    A random window is max(5, N(m, 5)) steps long, rounded down, where m is ``length``, or half of it with probability
+    0.05. Draws depend on seed and epoch only: all processes cut alike, and a run can go on anywhere in an epoch. How
+    many windows an epoch has is not the same in all of them, so there is no ``__len__``, and Lightning looks one batch
+    ahead.
 
     Source: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language Models", ICLR 2018.
 
@@ -84,6 +85,7 @@ class RandomWindows(Sampler[Window]):
         steps: Steps of a row.
         length: The usual length.
         seed: Seed of the draws.
+        random: Whether the lengths are random.
 
     Attributes:
         epoch: The epoch whose windows are read.
@@ -92,15 +94,16 @@ class RandomWindows(Sampler[Window]):
 
     half_probability, deviation, shortest = 0.05, 5.0, 5
 
-    def __init__(self, steps: int, length: int, seed: int = 0) -> None:
+    def __init__(self, steps: int, length: int, *, seed: int = 0, random: bool = True) -> None:
         self.steps = steps
         self.length = length
         self.seed = seed
+        self.random = random
         self.epoch = 0
         self.start = 0
 
     @property
-    def sampler(self) -> RandomWindows:
+    def sampler(self) -> TrainingWindows:
         """This object: Lightning tells the epoch to the sampler of a batch sampler."""
         return self
 
@@ -114,7 +117,10 @@ class RandomWindows(Sampler[Window]):
 
     def windows(self, epoch: int) -> list[Window]:
         """All windows of an epoch."""
-        random = np.random.RandomState([self.seed, epoch])  # draws the same in every version of numpy
+        if not self.random:
+            return list(Windows(self.steps, self.length))
+        # not numpy's new generators: RandomState draws the same in every version
+        random = np.random.RandomState([self.seed, epoch])
         windows, start = [], 0
         while start < self.steps:
             mean = self.length / 2 if random.random_sample() < self.half_probability else self.length

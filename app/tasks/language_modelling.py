@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,7 @@ class LanguageModel(Task):
         _check(own)
         self.embedding = nn.Parameter(torch.empty(vocabulary_size, embedding_size).uniform_(-0.1, 0.1))
         sizes = [embedding_size, *hidden_sizes]
-        self.cells = nn.ModuleList(cell(below, size) for below, size in pairwise(sizes))
+        self.layers = nn.ModuleList(cell(below, size) for below, size in pairwise(sizes))
         if weight_dropout and not hasattr(self.cell, "weight_hh"):
             raise ValueError(
                 f"weight_dropout is {weight_dropout}, but {type(self.cell).__name__} has no weight_hh; 0 is expected"
@@ -135,9 +135,12 @@ class LanguageModel(Task):
     @property
     def cell(self) -> Cell:
         """The cell of the first layer, which stands for all where the kind of cell is asked for."""
-        first = self.cells[0]
-        assert isinstance(first, Cell)
-        return first
+        return self.cells[0]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of all layers, from the one that reads the words on."""
+        return cast("list[Cell]", list(self.layers))
 
     def initial_state(self, batch_size: int) -> State:
         """The state of all layers before the first word."""
@@ -167,7 +170,8 @@ class LanguageModel(Task):
     def log_probabilities(self, y_NH: Tensor) -> Tensor:
         """The log-probability (N, V) of each word after the outputs of the last layer."""
         if self.adaptive is not None:
-            return self.adaptive.log_prob(y_NH)
+            log_probability_NV: Tensor = self.adaptive.log_prob(y_NH)
+            return log_probability_NV
         return self._logits(y_NH).log_softmax(-1)
 
     def nats(self, y_NH: Tensor, targets_N: Tensor) -> Tensor:
@@ -257,6 +261,7 @@ class LanguageModel(Task):
             self.restored = None
         if part in self.carried:
             state = reset_rows(self.carried[part], batch["reset"], state)
+        y_BTH: Tensor
         y_BTH, state = self(batch["inputs"], state)
         self.carried[part] = detach(state)
         return y_BTH
@@ -274,7 +279,7 @@ class LanguageModel(Task):
 
     def _log_perplexity(self, part: str) -> None:
         """Over all words of all processes, so that it does not depend on how they are shared or cut into windows."""
-        totals: Any = self.trainer.strategy.reduce(self.totals, reduce_op="sum")
+        totals = cast("Tensor", self.trainer.strategy.reduce(self.totals, reduce_op="sum"))
         loss = totals[0] / totals[1]
         self.carried.pop(part, None)
         metrics = {f"{part}/loss": loss, f"{part}/perplexity": loss.exp()}
@@ -284,7 +289,7 @@ class LanguageModel(Task):
         """The rows of all processes, those of the first one first."""
         if self.trainer.world_size == 1:
             return leaf
-        gathered: Any = self.all_gather(leaf)
+        gathered = cast("Tensor", self.all_gather(leaf))
         return gathered.flatten(0, 1)
 
     def _of_this_process(self, saved: list[Tensor], like: State) -> State:
