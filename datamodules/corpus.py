@@ -212,6 +212,9 @@ class Corpus(DataModule):
             )
         super().load_state_dict(state_dict)
 
+    def _reading(self) -> dict[str, int]:
+        return {**super()._reading(), "window": self.window, "random_windows": int(self.random_windows)}
+
     def _training_windows(self) -> TrainingWindows:
         return TrainingWindows(self.train.steps, self.window, seed=run_seed() or 0, random=self.random_windows)
 
