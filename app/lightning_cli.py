@@ -243,6 +243,9 @@ class CLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         example = next(iter(self.datamodule.test_dataloader()))["inputs"]
+        if not example.is_floating_point():
+            name = type(self.model).__name__
+            raise UserError(f"{name} reads words, and only models of sequences of numbers are exported")
         error = export(self.model, example, output)
         say(f"{output}: equal to the model within {error:.1e} of its largest output")
 
