@@ -320,3 +320,42 @@ def test_a_resumed_training_gives_the_losses_of_the_undisturbed_one(saved, optim
         resumed = fit(f"after-{done}", path)
         assert resumed.losses == undisturbed.losses[done:], f"resumed after {done} of {steps} steps"
         assert resumed.lengths == undisturbed.lengths[done:]
+
+
+class RecordToFile(Record):
+    """The same, written to a file for each process at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_fit_end(self, trainer, task):
+        torch.save((self.losses, self.lengths), self.folder / f"losses-{trainer.global_rank}")
+
+
+def test_two_processes_measure_what_one_does_and_resume_exactly(corpus, tmp_path):
+    """Rows are shared in training (2 x 2) and in evaluation (3 = 1 + 2, test 1 = 0 + 1), the carried state is whole."""
+
+    def fit(folder: Path, checkpoint: Path | None = None) -> list:
+        folder.mkdir()
+        torch.manual_seed(0 if checkpoint is None else 5)
+        task = model(vocabulary_size=corpus.vocabulary_size, optimizer=partial(Adam, lr=0.1))
+        keep = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=3)
+        parallel = {"devices": 2, "accelerator": "cpu", "strategy": "ddp_fork"}
+        trainer = quiet_trainer(
+            RandomStates(), RecordToFile(folder), keep, max_epochs=2, enable_checkpointing=True, **parallel
+        )
+        data = small_corpus(batch_size=2)
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        figures = {**trainer.validate(task, data, verbose=False)[0], **trainer.test(task, data, verbose=False)[0]}
+        return [task, figures, *(torch.load(folder / f"losses-{rank}") for rank in range(2))]
+
+    task, figures, first, second = fit(tmp_path / "whole")
+    assert first[1] == second[1]  # the same windows
+    assert first[0] != second[0]  # of other rows
+    alone = quiet_trainer(devices=1, accelerator="cpu")
+    for found in (alone.validate(task, corpus, verbose=False)[0], alone.test(task, corpus, verbose=False)[0]):
+        for name, value in found.items():
+            assert figures[name] == pytest.approx(value, rel=1e-6)
+    _, _, *resumed = fit(tmp_path / "again", tmp_path / "whole" / "step=3.ckpt")
+    assert [losses for losses, _ in resumed] == [first[0][3:], second[0][3:]]
