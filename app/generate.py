@@ -1,15 +1,11 @@
-"""``python -m app generate``: text sampled from a trained language model.
-
-Shapes: V words.
-"""
+"""``python -m app generate``: text sampled from a trained language model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import torch
 
 import cells
 from app.checkpoint import read_checkpoint
@@ -18,7 +14,7 @@ from app.errors import UserError
 from app.run import RunDirectory
 from app.tasks import LanguageModel
 from cells.validation import closest_first
-from datamodules.vocabulary import UnknownWordError, Vocabulary
+from datamodules.vocabulary import UnknownWordError, Vocabulary, text_of
 
 
 def generate(options: Sequence[str]) -> None:
@@ -59,38 +55,9 @@ def generate(options: Sequence[str]) -> None:
         ) from error
     if not start + prompt:
         raise UserError("prompt is ''; at least one word is expected, since lines of the training text have no end")
-    drawn = sample(model, start + prompt, given.temperature, given.top_k, given.seed)
-    words = [vocabulary.words[number] for number in [*prompt, *(next(drawn) for _ in range(given.length))]]
-    text = " ".join("\n" if word == end_of_line else word for word in words)
-    say(text.replace(" \n ", "\n").replace("\n ", "\n"))
-
-
-@torch.no_grad()
-def sample(
-    model: LanguageModel, prompt: Sequence[int], temperature: float, top_k: int | None, seed: int
-) -> Iterator[int]:
-    """Words that follow the prompt, without end, drawn with probabilities in proportion to p^(1 / temperature).
-
-    Args:
-        model: The model.
-        prompt: Numbers of the words to begin with, at least one.
-        temperature: Above 0.
-        top_k: How many of the most probable words are drawn from; None: all.
-        seed: Seed of the draws.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    state = model.initial_state(1)
-    for word in prompt:
-        log_probability_1V, state = model.step(torch.tensor([word]), state)
-    while True:
-        log_probability_V = log_probability_1V[0].double() / temperature
-        if top_k is not None:
-            chosen = log_probability_V.topk(min(top_k, len(log_probability_V)))
-            drawn = chosen.indices[torch.multinomial(chosen.values.softmax(-1), 1, generator=generator)]
-        else:
-            drawn = torch.multinomial(log_probability_V.softmax(-1), 1, generator=generator)
-        yield int(drawn)
-        log_probability_1V, state = model.step(drawn, state)
+    drawn = model.sample(start + prompt, given.temperature, given.top_k, given.seed)
+    numbers = [*prompt, *islice(drawn, given.length)]
+    say(text_of([vocabulary.words[number] for number in numbers], end_of_line))
 
 
 def _vocabulary(checkpoint: Mapping[str, Any], path: Path) -> tuple[Vocabulary, str | None]:

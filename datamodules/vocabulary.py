@@ -13,6 +13,12 @@ class UnknownWordError(Exception):
     """A word that a vocabulary without ``<unk>`` does not have; ``args[0]`` is the word."""
 
 
+def text_of(words: Sequence[str], end_of_line: str | None) -> str:
+    """Words as a text: blanks between them, and a new line where ``end_of_line`` stands."""
+    text = " ".join("\n" if word == end_of_line else word for word in words)
+    return text.replace(" \n", "\n").replace("\n ", "\n")
+
+
 class Vocabulary:
     """The words of a text, each with its number; the more frequent a word, the smaller its number.
 

@@ -10,26 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import ROOT
-from small_corpus import write_small_corpus
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.cli import main
-from app.generate import sample
 from app.tasks import LanguageModel
 from cells import LSTM
 
-CONFIG = str(ROOT / "configs" / "ptb" / "small.yaml")
-SMALL = ["--model.embedding_size", "8", "--model.hidden_sizes", "[8]", "--trainer.enable_progress_bar", "false"]
 
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """The run directory of a small language model."""
-    folder = tmp_path_factory.mktemp("language")
-    write_small_corpus(folder / "data", "ptb.{}.txt")
-    options = ["--data.root", str(folder / "data"), "--run_dir", str(folder / "run"), *SMALL]
-    assert main(["fit", "--config", CONFIG, *options, "--data.batch_size", "4", "--trainer.max_epochs", "3"]) == 0
-    return folder / "run"
+@pytest.fixture
+def run(trained_language_model) -> Path:
+    return trained_language_model
 
 
 def generated(run: Path, capsys, *options: str) -> str:
@@ -78,7 +68,7 @@ def test_words_are_drawn_with_their_probabilities():
             log_probability, state = task.step(torch.tensor([word]), state)
 
     def frequencies(temperature: float, top_k: int | None) -> torch.Tensor:
-        drawn = [next(sample(task, [3, 1], temperature, top_k, seed)) for seed in range(400)]
+        drawn = [next(task.sample([3, 1], temperature, top_k, seed)) for seed in range(400)]
         return torch.bincount(torch.tensor(drawn), minlength=5) / 400
 
     for temperature in (1.0, 0.5):
@@ -156,3 +146,12 @@ def test_validate_gives_the_figures_of_the_run(run, capsys):
 def test_a_language_model_is_not_exported(run, capsys):
     assert main(["export", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--output", "model.pt2"]) == 2
     assert "LanguageModel reads words, and only models of sequences of numbers are exported" in capsys.readouterr().err
+
+
+def test_tensorboard_shows_a_text(run):
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    shown = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("sample/text_summary")]
+    words = set((run / "vocabulary.txt").read_text().split()) - {"<eos>"}
+    assert len(shown) >= 3
+    assert set(" ".join(shown).split()) <= words

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from small_corpus import write_small_corpus
 
 from app.cli import main
 from cells import check_cell
@@ -33,8 +34,11 @@ def own_cell(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_command(arguments, trained, own_cell, small_mnist):
-    arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
+def test_command(arguments, trained, trained_language_model, own_cell, small_mnist):
+    write_small_corpus(small_mnist, "ptb.{}.txt")
+    Path("my.txt").write_text("the cat sees a bird\n")
+    run = {"RUN/": f"{trained}/", "PTB/": f"{trained_language_model}/"}
+    arguments = [re.sub("^(RUN/|PTB/)", lambda found: run[found[0]], argument) for argument in arguments]
     assert main([*arguments, *(SHORT if arguments[0] == "fit" else [])]) == 0
 
 

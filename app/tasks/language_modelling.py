@@ -6,8 +6,8 @@ Shapes: B batch, T time, E embedding_size, H features of the last cell, V words,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any, cast
 
 import torch
@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_structure, tree_unflatten
 
 from app.averaging import NTASGD
+from app.board import Board
 from app.optimizers import OptimizerFactory
 from app.tasks.base import CellFactory, LRSchedule, Task
 from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
 from cells import Cell, detach, reset_rows
 from cells.state import State, leaves
-from datamodules import Batch
+from datamodules import Batch, Corpus
+from datamodules.streams import IGNORED
+from datamodules.vocabulary import text_of
 
-IGNORED = -100  # a target that counts for nothing
+SHOWN = 100  # words of a text that is shown
 CARRIED = "carried_state"  # in a checkpoint: the state in which the next training window begins
 
 
@@ -167,6 +170,27 @@ class LanguageModel(Task):
             states.append(after)
         return self.log_probabilities(y), states
 
+    @torch.no_grad()
+    def sample(self, prompt: Sequence[int], temperature: float, top_k: int | None, seed: int) -> Iterator[int]:
+        """Words that follow the prompt, without end, drawn with probabilities in proportion to p^(1 / temperature).
+
+        Args:
+            prompt: Numbers of the words to begin with, at least one.
+            temperature: Above 0.
+            top_k: How many of the most probable words are drawn from; None: all.
+            seed: Seed of the draws.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        words, state = list(prompt), self.initial_state(1)
+        while True:
+            for word in words:
+                log_probability_1V, state = self.step(torch.tensor([word], device=self.device), state)
+            log_probability_V = log_probability_1V[0].double().cpu() / temperature
+            chosen = log_probability_V.topk(min(top_k or len(log_probability_V), len(log_probability_V)))
+            drawn = torch.multinomial(chosen.values.softmax(-1), 1, generator=generator)
+            words = [int(chosen.indices[drawn])]
+            yield words[0]
+
     def log_probabilities(self, y_NH: Tensor) -> Tensor:
         """The log-probability (N, V) of each word after the outputs of the last layer."""
         if self.adaptive is not None:
@@ -231,6 +255,15 @@ class LanguageModel(Task):
         words = self.trainer.datamodule.vocabulary.words  # type: ignore[attr-defined]  # Lightning sets it
         numbers_N = batch["targets"].flatten()[counted_N].tolist()
         return {"word": [words[number] for number in numbers_N], "log_probability": -nats_N}
+
+    def observe_epoch(self, board: Board) -> None:
+        """Show a text that the model made."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(data, Corpus):
+            words, end_of_line = data.vocabulary.words, data.reading.end_of_line
+            start = data.vocabulary.numbers([end_of_line or words[0]])
+            drawn = islice(self.sample(start, 1.0, None, seed=0), SHOWN)
+            board.text("sample", text_of([words[number] for number in drawn], end_of_line))
 
     def figures(self, loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(loss)}
