@@ -233,7 +233,7 @@ class CLI(LightningCLI):
         check_output(output)
         checkpoint = self.options.ckpt_path
         batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
-        say(f"{write_predictions(batches, output):,} predictions: {output}")
+        say(f"{write_predictions(self.model.readable(batches), output):,} predictions: {output}")
         if summary := self.model.sum_up(batches):
             say(summary)
 

@@ -280,8 +280,9 @@ def test_predictions_are_the_log_probabilities_of_the_words(corpus):
     Path("own.txt").write_text("the cat sees a bird\n")
     corpus.text = Path("own.txt")
     (batch,) = quiet_trainer().predict(task, corpus)
-    assert batch["word"] == ["the", "cat", "sees", "a", "bird", "<eos>"]
-    numbers = torch.tensor([corpus.vocabulary.numbers(["<eos>", *batch["word"]])])
+    words = ["the", "cat", "sees", "a", "bird", "<eos>"]
+    assert task.readable([batch])[0]["word"] == words
+    numbers = torch.tensor([corpus.vocabulary.numbers(["<eos>", *words])])
     with torch.no_grad():
         log_probabilities = task.eval().log_probabilities(task(numbers[:, :-1])[0])
     expected = log_probabilities[0, torch.arange(6), numbers[0, 1:]]

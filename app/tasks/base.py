@@ -102,6 +102,10 @@ class Task(LightningModule):
         """What a loss amounts to in the metrics of this task, as far as it decides them."""
         return {"loss": loss}
 
+    def readable(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """What ``predict_step`` returned as the columns of the table that ``predict`` writes; by default unchanged."""
+        return predictions
+
     def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
         """What ``predict`` says of its table, beside the number of rows, in a line; nothing by default."""
         return ""

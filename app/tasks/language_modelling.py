@@ -248,13 +248,15 @@ class LanguageModel(Task):
     def on_test_epoch_end(self) -> None:
         self._log_perplexity("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """One row a word: the word, and the logarithm of the probability that the words before it gave it."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One row a word: its number, and the logarithm of the probability that the words before it gave it."""
         counted_N = batch["targets"].flatten() != IGNORED
         nats_N = self._nats(batch, "predict")[counted_N]
+        return {"word": batch["targets"].flatten()[counted_N], "log_probability": -nats_N}
+
+    def readable(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         words = self.trainer.datamodule.vocabulary.words  # type: ignore[attr-defined]  # Lightning sets it
-        numbers_N = batch["targets"].flatten()[counted_N].tolist()
-        return {"word": [words[number] for number in numbers_N], "log_probability": -nats_N}
+        return [{**batch, "word": [words[number] for number in batch["word"].tolist()]} for batch in predictions]
 
     def observe_epoch(self, board: Board) -> None:
         """Show a text that the model made."""
