@@ -58,6 +58,7 @@ def trained_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_small_corpus(folder / "data", "ptb.{}.txt")
     options = ["--data.root", str(folder / "data"), "--run_dir", str(folder / "run"), "--data.batch_size", "4"]
     sizes = ["--model.embedding_size", "8", "--model.hidden_sizes", "[8]", "--trainer.max_epochs", "3"]
+    sizes += ["--model.adaptive_cutoffs", "[4, 8]"]
     config = str(ROOT / "configs" / "ptb" / "small.yaml")
     assert main(["fit", "--config", config, *options, *sizes, "--trainer.enable_progress_bar", "false"]) == 0
     return folder / "run"

@@ -25,8 +25,11 @@ def small_text(part: str) -> str:
     return "".join(lines)
 
 
-def write_small_corpus(folder: Path, names: str = "{}.txt") -> None:
-    """The three files of the corpus."""
+def write_small_corpus(folder: Path, names: str = "{}.txt", more_words: int = 0) -> None:
+    """The three files of the corpus; ``more_words``, each once, stand in a last line of the training text."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in LINES:
         (folder / names.format(part)).write_text(small_text(part))
+    if more_words:
+        with (folder / names.format("train")).open("a") as file:
+            file.write(" ".join(f"word{number}" for number in range(more_words)) + "\n")

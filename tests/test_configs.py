@@ -34,7 +34,7 @@ def test_configuration_takes_a_step(config, small_mnist, capsys):
     if "class_path: MNIST" in (ROOT / config).read_text(encoding="utf-8"):
         options += ["--data.batch_size", "2", "--data.downsample", "7"]  # 16 steps, of the same model
     elif "class_path: PennTreebank" in (ROOT / config).read_text(encoding="utf-8"):
-        write_small_corpus(small_mnist, "ptb.{}.txt")
+        write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
         options += ["--data.batch_size", "2", "--model.embedding_size", "4", "--model.hidden_sizes", "[6, 5, 4]"]
     assert takes_a_step(config, *options)
     core_and_size = re.search(r"[a-z]+_\d+$", config.stem)

@@ -35,7 +35,7 @@ def own_cell(monkeypatch):
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_command(arguments, trained, trained_language_model, own_cell, small_mnist):
-    write_small_corpus(small_mnist, "ptb.{}.txt")
+    write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
     Path("my.txt").write_text("the cat sees a bird\n")
     run = {"RUN/": f"{trained}/", "PTB/": f"{trained_language_model}/"}
     arguments = [re.sub("^(RUN/|PTB/)", lambda found: run[found[0]], argument) for argument in arguments]
