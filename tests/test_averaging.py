@@ -167,7 +167,7 @@ def test_the_average_is_validated_and_saved_and_training_goes_on_from_the_last_w
     torch.testing.assert_close(again.head.weight, watch.validated[4])
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [2, 3])
 def test_a_resumed_run_goes_on_exactly(epoch, tmp_path):
     undisturbed, _ = fit(tmp_path / "whole", 5)
     resumed, _ = fit(tmp_path / "again", 5, tmp_path / "whole" / f"epoch={epoch}.ckpt")

@@ -68,12 +68,12 @@ def test_words_are_drawn_with_their_probabilities():
             log_probability, state = task.step(torch.tensor([word]), state)
 
     def frequencies(temperature: float, top_k: int | None) -> torch.Tensor:
-        drawn = [next(task.sample([3, 1], temperature, top_k, seed)) for seed in range(400)]
-        return torch.bincount(torch.tensor(drawn), minlength=5) / 400
+        drawn = [next(task.sample([3, 1], temperature, top_k, seed)) for seed in range(200)]
+        return torch.bincount(torch.tensor(drawn), minlength=5) / 200
 
     for temperature in (1.0, 0.5):
         expected = (log_probability[0] / temperature).softmax(-1)
-        assert (frequencies(temperature, None) - expected).abs().max() < 0.09  # 3.6 standard errors at the most
+        assert (frequencies(temperature, None) - expected).abs().max() < 0.13  # 3.7 standard errors at the most
     assert torch.count_nonzero(frequencies(1.0, 2)) == 2
     assert frequencies(1.0, 1)[log_probability.argmax()] == 1
 

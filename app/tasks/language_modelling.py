@@ -350,7 +350,13 @@ def _check(own: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {own[name]}; a number of at least 0 is expected")
     if own["lr_window"] is not None and own["lr_window"] < 1:
         raise ValueError(f"lr_window is {own['lr_window']}; an integer of at least 1 or null is expected")
-    if own["tied"] and own["adaptive_cutoffs"] is not None:
+    cutoffs = own["adaptive_cutoffs"]
+    if cutoffs is not None and not all(a < b for a, b in pairwise([0, *cutoffs, own["vocabulary_size"]])):
+        raise ValueError(
+            f"adaptive_cutoffs is {cutoffs}; increasing numbers of words between 0 and the {own['vocabulary_size']} of the "
+            "vocabulary are expected"
+        )
+    if own["tied"] and cutoffs is not None:
         raise ValueError("tied is True, but adaptive_cutoffs are given; a softmax that is adaptive has its own weights")
     if own["tied"] and own["hidden_sizes"][-1] != own["embedding_size"]:
         raise ValueError(
