@@ -136,6 +136,10 @@ class Corpus(DataModule):
 
     def baselines(self) -> dict[str, float]:
         """Nats per word of a unigram and of a bigram model of the training text, without the first word of a text."""
+        return self._ngram_losses
+
+    @cached_property
+    def _ngram_losses(self) -> dict[str, float]:
         train, size = self.tokens.parts["train"], self.vocabulary_size
         return {
             f"{name}, {part}": loss(train, self.tokens.parts[part], size)

@@ -213,7 +213,7 @@ def test_an_untied_softmax_has_its_own_weight():
         ({"lr_window": 0}, "lr_window is 0"),
         (
             {"adaptive_cutoffs": [8, 4]},
-            r"adaptive_cutoffs is \[8, 4\]; increasing numbers of words between 0 and the 11",
+            r"cutoffs is \[8, 4\]; increasing numbers of words between 0 and 11",
         ),
         ({"adaptive_cutoffs": [4, 11]}, r"adaptive_cutoffs is \[4, 11\]"),
         ({"adaptive_cutoffs": [4]}, "tied is True, but adaptive_cutoffs are given"),

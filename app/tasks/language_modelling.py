@@ -353,8 +353,8 @@ def _check(own: dict[str, Any]) -> None:
     cutoffs = own["adaptive_cutoffs"]
     if cutoffs is not None and not all(a < b for a, b in pairwise([0, *cutoffs, own["vocabulary_size"]])):
         raise ValueError(
-            f"adaptive_cutoffs is {cutoffs}; increasing numbers of words between 0 and the {own['vocabulary_size']} of the "
-            "vocabulary are expected"
+            f"adaptive_cutoffs is {cutoffs}; increasing numbers of words between 0 and {own['vocabulary_size']}, the "
+            "vocabulary_size, are expected"
         )
     if own["tied"] and cutoffs is not None:
         raise ValueError("tied is True, but adaptive_cutoffs are given; a softmax that is adaptive has its own weights")
