@@ -305,11 +305,11 @@ class LanguageModel(Task):
         return self.nats(self._read(batch, part).flatten(0, 1), batch["targets"].flatten())
 
     def _start_counting(self) -> None:
-        self.totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # nats, words
+        self.totals = torch.zeros(2, dtype=self.metric_dtype, device=self.device)  # nats, words
 
     def _count(self, batch: Batch, part: str) -> Tensor:
         nats_N = self._nats(batch, part)
-        self.totals += torch.stack([nats_N.double().sum(), (batch["targets"] != IGNORED).sum()])
+        self.totals += torch.stack([nats_N.to(self.totals.dtype).sum(), (batch["targets"] != IGNORED).sum()])
         return nats_N
 
     def _log_perplexity(self, part: str) -> None:
