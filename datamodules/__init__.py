@@ -5,10 +5,12 @@ from datamodules.corpus import Corpus
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST, FashionMNIST
 from datamodules.penn_treebank import PennTreebank
+from datamodules.timit import TIMIT
 from datamodules.wikitext import WikiText2, WikiText103
 
 __all__ = [
     "MNIST",
+    "TIMIT",
     "Batch",
     "Corpus",
     "DataError",

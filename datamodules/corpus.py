@@ -98,7 +98,7 @@ class Corpus(DataModule):
         self.random_windows = random_windows
         self.rows = {"validation": validation_rows, "test": test_rows}
         given = (train, validation, test)
-        self.names = {part: name or own for part, name, own in zip(PARTS, given, self.own_names, strict=True)}
+        self.file_names = {part: name or own for part, name, own in zip(PARTS, given, self.own_names, strict=True)}
         self.reading = Reading(end_of_line, min_frequency)
         self.text = None if text is None else Path(text)
         self.vocabulary_file = None if vocabulary is None else Path(vocabulary)
@@ -107,7 +107,7 @@ class Corpus(DataModule):
     @cached_property
     def tokens(self) -> Tokens:
         """The numbered texts; the first use of them prepares them."""
-        files = {part: self._find(name) for part, name in self.names.items()}
+        files = {part: self._find(name) for part, name in self.file_names.items()}
         return read_tokens(files, self.reading, self._cache_folder(files["train"]), self._given_vocabulary())
 
     @cached_property
@@ -158,7 +158,7 @@ class Corpus(DataModule):
         rank, world_size = self._processes()
         for part, tokens in self.tokens.parts.items():
             rows = self.rows.get(part, self.batch_size * world_size)
-            name, count = self._find(self.names[part]), len(tokens)
+            name, count = self._find(self.file_names[part]), len(tokens)
             if count < 2 * rows:
                 raise DataError(
                     f"{name} has {count} words (with ends of lines), too few for {rows} rows (batch size and "
@@ -211,8 +211,8 @@ class Corpus(DataModule):
         """Refuse a checkpoint whose model knows other words, or numbers them otherwise."""
         if state_dict["vocabulary"] != self.vocabulary.digest:
             raise DataError(
-                f"the words of {self.names['train']} are not those that the checkpoint's model was trained on; its own "
-                "corpus is expected, or --data.vocabulary with the vocabulary.txt of its run"
+                f"the words of {self.file_names['train']} are not those that the checkpoint's model was trained on; "
+                "its own corpus is expected, or --data.vocabulary with the vocabulary.txt of its run"
             )
         super().load_state_dict(state_dict)
 

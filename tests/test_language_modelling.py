@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from app.averaging import NTASGD
-from app.process_state import ProcessState
+from app.random_states import RandomStates
 from app.tasks import LanguageModel
 from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
 from cells import DTRIV, GRU, LSTM, SRLSTM, AdamLSTM, MomentumLSTM, NesterovLSTM
@@ -313,7 +313,7 @@ def test_a_resumed_training_gives_the_losses_of_the_undisturbed_one(saved, optim
         torch.manual_seed(0 if checkpoint is None else 5)
         task = model(partial(MomentumLSTM, momentum=0.5), vocabulary_size=corpus.vocabulary_size, optimizer=optimizer)
         keep = ModelCheckpoint(tmp_path / folder, "{step}", save_top_k=-1, **saved)
-        trainer = quiet_trainer(ProcessState(), record, keep, max_epochs=3, enable_checkpointing=True)
+        trainer = quiet_trainer(RandomStates(), record, keep, max_epochs=3, enable_checkpointing=True)
         trainer.fit(task, small_corpus(), ckpt_path=checkpoint, weights_only=True)
         return record
 
@@ -349,7 +349,7 @@ def test_two_processes_measure_what_one_does_and_resume_exactly(corpus, tmp_path
         keep = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=3)
         parallel = {"devices": 2, "accelerator": "cpu", "strategy": "ddp_fork"}
         trainer = quiet_trainer(
-            ProcessState(), RecordToFile(folder), keep, max_epochs=1, enable_checkpointing=True, **parallel
+            RandomStates(), RecordToFile(folder), keep, max_epochs=1, enable_checkpointing=True, **parallel
         )
         data = small_corpus(batch_size=2)
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
