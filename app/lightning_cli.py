@@ -29,10 +29,11 @@ from app.export import export
 from app.predictions import check_output, write_predictions
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
+from app.solved import Solved
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+LINKED_SIZES = ("input_size", "num_classes", "target_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -112,6 +113,12 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
         )
+        parser.add_argument(
+            "--stop_when_solved",
+            type=bool,
+            default=False,
+            help="End the training once the validation loss is below the margin at which the data count as solved.",
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in LINKED_SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -133,6 +140,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
         self.run_directory: RunDirectory | None = None
+        self.solved = Solved(self.options.stop_when_solved)
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError) as error:
@@ -148,7 +156,7 @@ class CLI(LightningCLI):
         if not given.fast_dev_run:
             self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe)
+            callbacks += [self.solved, *run_callbacks(self.model, self.run_directory, self.options.observe)]
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
                 kwargs["logger"] = TensorBoardLogger(
@@ -191,6 +199,7 @@ class CLI(LightningCLI):
         results = {
             **metrics,
             "baselines": baselines,
+            **self._whether_solved(metrics),
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -211,6 +220,8 @@ class CLI(LightningCLI):
         self._log_hyperparameters(metrics)
         beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
         say(f"\n{metrics_table(metrics | beside)}\n")
+        if "solved" in results:
+            say(_solved_in_words(results, metrics["test"]["loss"]))
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
@@ -251,6 +262,14 @@ class CLI(LightningCLI):
             return self._measure("test", run.last) | {"best_test": best}
         return self._measure("validate", run.best) | self._measure("test", run.best)
 
+    def _whether_solved(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Whether the test loss is below the data's margin, and when the validation loss was first; else nothing."""
+        margin = self.datamodule.solved_below
+        if margin is None:
+            return {}
+        solved = metrics["test"]["loss"] < margin
+        return {"solved": solved, "solved_below": margin, "solved_at_step": self.solved.step}
+
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
         part, _, metric = self.model.monitor.partition("/")
@@ -272,3 +291,12 @@ class CLI(LightningCLI):
         """Name of the first configuration file, for the default run directory."""
         configs = self.options.config or []
         return Path(str(configs[0])).stem if configs else "run"
+
+
+def _solved_in_words(results: dict[str, Any], loss: float) -> str:
+    step = results["solved_at_step"]
+    on_validation = "not on validation" if step is None else f"on validation after step {step:,}"
+    return (
+        f"{'solved' if results['solved'] else 'not solved'}: the test loss is {loss:.4g}, below "
+        f"{results['solved_below']:.4g} is expected ({on_validation})"
+    )

@@ -1,7 +1,9 @@
-"""Real data made ready for recurrent networks, one LightningDataModule a data set."""
+"""Data made ready for recurrent networks, one LightningDataModule a data set."""
 
+from datamodules.adding import Adding
 from datamodules.base import Batch, DataError, DataModule
+from datamodules.copying import Copying
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST, FashionMNIST
 
-__all__ = ["MNIST", "Batch", "DataError", "DataModule", "Digits", "FashionMNIST"]
+__all__ = ["MNIST", "Adding", "Batch", "Copying", "DataError", "DataModule", "Digits", "FashionMNIST"]

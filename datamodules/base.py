@@ -49,7 +49,8 @@ class DataModule(LightningDataModule):
     """Real data made ready: ``train``, ``validation`` and ``test`` data sets after ``setup``.
 
     A batch is a dictionary that says what it is: ``inputs`` (B, T, input_size), ``targets``, and ``lengths`` where
-    sequences are padded or ``reset`` where they are pieces of a stream.
+    sequences are padded, ``reset`` where they are pieces of a stream, or ``scored`` (B, T) where the accuracy is that
+    of some steps only.
 
     Args:
         root: Folder of the data; None means the environment variable DATA_DIR, else ``data``. Nothing is written
@@ -59,12 +60,14 @@ class DataModule(LightningDataModule):
     Attributes:
         chosen_on_test: Whether there is no validation split, and the test data stand in its place, so that the best
             epoch is chosen on them.
+        solved_below: The loss below which the task counts as solved; None where there is no such margin.
 
     Raises:
         ValueError: if ``batch_size`` is below 1.
     """
 
     chosen_on_test: bool = False
+    solved_below: float | None = None
     train: Dataset[Batch]
     validation: Dataset[Batch]
     test: Dataset[Batch]
@@ -110,8 +113,8 @@ class DataModule(LightningDataModule):
         return self._loader(self.test)
 
     def _loader(self, dataset: Dataset[Batch], shuffle: bool = False) -> DataLoader[Batch]:
-        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_whole_batch)
+        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, collate_fn=whole_batch)
 
 
-def _whole_batch(batch: Any) -> Any:
+def whole_batch(batch: Any) -> Any:
     return batch  # TensorsDataset.__getitems__ has made it already
