@@ -6,7 +6,6 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from app.tasks import Task
 from datamodules import DataModule
 
 

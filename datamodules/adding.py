@@ -17,9 +17,9 @@ from datamodules.generated import Generated
 class Adding(Generated):
     """Add the two marked ones of T numbers: one target, read at the last step.
 
-    The first of the two input features is uniform in [0, 1), the second is 1 at one step of the first half and at one of
-    the second half (the longer one where T is odd), both drawn uniformly, and 0 elsewhere. The target is the sum of the
-    two marked numbers.
+    The first of the two input features is uniform in [0, 1), the second is 1 at one step of the first half and at one
+    of the second half (the longer one where T is odd), both drawn uniformly, and 0 elsewhere. The target is the sum of
+    the two marked numbers.
 
     Who always answers 1, its mean, has the mean squared error 1/6, the variance of the sum. The task counts as solved
     below 0.01.

@@ -21,9 +21,9 @@ BLANK = 0
 class Copying(Generated):
     """Remember K symbols over L blanks, and say them again when a marker comes: a class for each of T = L + 2 K steps.
 
-    Symbols are drawn from an alphabet of A; class 0 is the blank, 1 to A are the symbols, A + 1 is the marker. Inputs are
-    one-hot vectors of A + 2 features. Targets are blanks but for the last K steps, which are the symbols in their order;
-    ``scored`` is True at these. With K = 3, L = 4, and _ for a blank:
+    Symbols are drawn from an alphabet of A; class 0 is the blank, 1 to A are the symbols, A + 1 is the marker. Inputs
+    are one-hot vectors of A + 2 features. Targets are blanks but for the last K steps, which are the symbols in their
+    order; ``scored`` is True at these. With K = 3, L = 4, and _ for a blank:
 
         input    a b c _ _ _ _ ! _ _        form exprnn: L blanks, the marker, K - 1 blanks
         input    a b c _ _ _ ! _ _ _        form arjovsky: L - 1 blanks, the marker, K blanks

@@ -1,7 +1,7 @@
 """Data that a rule makes of random numbers: fresh in each epoch, and the same on every machine.
 
-Example n of a part of the data is made of the numbers at place n of a counter-based generator, so it depends on the seed
-and on n alone: not on the batch, the process or the machine that asks for it, nor on what was asked for before.
+Example n of a part of the data is made of the numbers at place n of a counter-based generator, so it depends on the
+seed and on n alone: not on the batch, the process or the machine that asks for it, nor on what was asked for before.
 
 Shapes: B examples, N random numbers of an example.
 """
@@ -26,8 +26,8 @@ class GeneratedDataset(Dataset[Batch]):
     """Examples made of the stream of random numbers that ``seed`` and ``part`` name; there is no last one.
 
     The generator is Philox 4x64 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011):
-    its key is (seed, part), and example n has the counters (k, n, 0, 0), k = 0, 1, ... Its raw 64 bits are used, which
-    numpy keeps the same in all versions.
+    its key is (seed, part), and example n has the counters (k, n, 0, 0), k = 1, 2, ... Its raw words of 64 bits are
+    used, which numpy keeps the same in all versions.
 
     Args:
         rule: Makes a batch of the numbers (B, N).

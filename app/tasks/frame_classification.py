@@ -65,7 +65,7 @@ class FrameClassifier(Task):
         self._step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One row a scored step, sequence by sequence: its number from 0, the target, the prediction, its probability."""
+        """One row a scored step, sequence by sequence: its number, the target, the prediction, its probability."""
         probabilities_BTC = self(batch["inputs"]).softmax(-1)
         scored_BT = _scored(batch)
         highest_N, predictions_N = probabilities_BTC[scored_BT].max(-1)
