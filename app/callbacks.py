@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import numpy as np
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.optim import Optimizer
 
 from app.baselines import BaselineCurves
-from app.pictures import confusion_picture, examples_picture
+from app.observe import Observe
 from app.run import RunDirectory, write_text
-from app.tasks import SequenceClassifier, Task
-from cells import parameter_roles
-from datamodules import Batch, DataModule
-
-SHOWN = 32  # examples in a picture
+from app.tasks import Task
 
 
 def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback]:
@@ -38,79 +29,6 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
     return [best, last, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
-
-
-class Observe(Callback):
-    """What TensorBoard shows beside loss and accuracy.
-
-    ``gradient_norm``: before clipping, of all parameters, of those of each role, and of the others by the part of the
-    task that they belong to; ``throughput``: training sequences a second, over an epoch; for classifiers, after each
-    validation, the confusion matrix and the first examples with what they were taken for.
-    """
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        roles = parameter_roles(pl_module)
-        self.parts = {name: roles.get(name, name.partition(".")[0]) for name, _ in pl_module.named_parameters()}
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        squares: dict[str, list[Tensor]] = {}
-        for name, parameter in pl_module.named_parameters():
-            if parameter.grad is not None:
-                squares.setdefault(self.parts[name], []).append(parameter.grad.detach().float().square().sum())
-        sums = {part: torch.stack(terms).sum() for part, terms in squares.items()}
-        sums["all"] = torch.stack(list(sums.values())).sum()
-        pl_module.log_dict({f"gradient_norm/{part}": total.sqrt() for part, total in sums.items()})
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.sequences = 0
-        self.start = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self.sequences += len(batch["inputs"])
-        self.seconds = time.monotonic() - self.start  # without the validation, which comes before the epoch ends
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rate = self.sequences / self.seconds
-        pl_module.log("throughput/sequences_per_second", rate, reduce_fx="sum", sync_dist=True)
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, SequenceClassifier):
-            classes = pl_module.num_classes
-            self.counts_CC = torch.zeros(classes, classes, dtype=torch.int64, device=pl_module.device)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if not isinstance(pl_module, SequenceClassifier) or trainer.sanity_checking:
-            return
-        targets, predictions = batch["targets"], outputs.argmax(-1)
-        ones = torch.ones_like(targets)
-        self.counts_CC.index_put_((targets, predictions), ones, accumulate=True)
-        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-        if batch_idx == 0 and isinstance(data, DataModule):
-            images = data.images(batch["inputs"][:SHOWN])
-            if images is not None:
-                picture = examples_picture(images, targets[:SHOWN].tolist(), predictions[:SHOWN].tolist())
-                _show(trainer, "examples", picture)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, SequenceClassifier) and not trainer.sanity_checking:
-            counts_CC = trainer.strategy.reduce(self.counts_CC, reduce_op="sum")
-            _show(trainer, "confusion", confusion_picture(counts_CC.cpu()))
-
-
-def _show(trainer: Trainer, name: str, picture: np.ndarray) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
 
 
 class BestCheckpoint(ModelCheckpoint):

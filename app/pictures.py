@@ -1,53 +1,99 @@
-"""Pictures of results, as arrays of shape (height, width, 3) in [0, 255].
+"""Pictures of results, in one style, as matplotlib figures without its global state.
 
-Shapes: B examples, C classes.
+A picture is a function that returns a figure: :func:`styled` puts the style over it, :func:`blank` gives it the figure,
+:func:`as_array` makes pixels of it.
+
+Shapes: B examples, C classes, S side of an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch import Tensor
 
-WHITE, BLACK, RIGHT, WRONG = (255, 255, 255), (0, 0, 0), (0, 120, 0), (200, 0, 0)
-SQUARE, MARGIN = 36, 20  # pixels
-WIDTH, LINE, COLUMNS = 64, 14, 8  # of an example, of a line of text in pixels; examples side by side
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.prop_cycle": "cycler('color', ['0072B2', 'D55E00', '009E73', 'CC79A7', '56B4E9', 'E69F00', '000000'])",
+    "image.cmap": "viridis",  # and the lines' colours (Okabe and Ito): told apart by the colour-blind
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+}
+RIGHT, WRONG = "#007800", "#c80000"
+COLUMNS = 8  # examples side by side
+
+styled = rc_context(STYLE)  # a decorator: the style holds while the figure is made, and nowhere else
 
 
-def confusion_picture(counts_CC: Tensor) -> np.ndarray:
+def blank(width: float, height: float, rows: int = 1, columns: int = 1, **subplots: Any) -> tuple[Figure, np.ndarray]:
+    """A new figure and its axes, an array of shape (rows, columns); called inside a function that is :data:`styled`.
+
+    Args:
+        width: In units of 100 pixels.
+        height: In units of 100 pixels.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
+        **subplots: Other arguments of matplotlib's Figure.subplots.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def as_array(figure: Figure) -> np.ndarray:
+    """The pixels of a figure: bytes of shape (height, width, 3)."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels
+
+
+@styled
+def confusion_picture(counts_CC: Tensor) -> Figure:
     """Targets down, predictions across; a square holds its count, and is the darker the larger its share of the row."""
     classes = len(counts_CC)
-    shares = counts_CC / counts_CC.sum(1, keepdim=True).clamp(min=1)
-    side = MARGIN + SQUARE * classes
-    picture = Image.new("RGB", (side, side), WHITE)
-    draw = ImageDraw.Draw(picture)
-    for label in range(classes):
-        middle = MARGIN + SQUARE * label + SQUARE // 2
-        draw.text((MARGIN // 2, middle), str(label), BLACK, anchor="mm")
-        draw.text((middle, MARGIN // 2), str(label), BLACK, anchor="mm")
-        for predicted in range(classes):
-            share, count = float(shares[label, predicted]), int(counts_CC[label, predicted])
-            left, top = MARGIN + SQUARE * predicted, MARGIN + SQUARE * label
-            light = round(255 * (1 - share))
-            draw.rectangle((left, top, left + SQUARE - 1, top + SQUARE - 1), (light, light, 255))
-            if count:
-                text = WHITE if share > 0.5 else BLACK
-                draw.text((left + SQUARE // 2, top + SQUARE // 2), str(count), text, anchor="mm")
-    return np.asarray(picture)
+    shares_CC = counts_CC / counts_CC.sum(1, keepdim=True).clamp(min=1)
+    side = 1 + 0.36 * classes
+    figure, ((axes,),) = blank(side, side)
+    axes.imshow(shares_CC.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xticks=range(classes), yticks=range(classes), xlabel="prediction", ylabel="target")
+    for target, predicted in counts_CC.nonzero().tolist():
+        colour = "white" if shares_CC[target, predicted] > 0.5 else "black"
+        count = str(int(counts_CC[target, predicted]))
+        axes.text(predicted, target, count, color=colour, ha="center", va="center", fontsize=8, in_layout=False)
+    return figure
 
 
-def examples_picture(images: Tensor, targets: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
-    """Images (B, height, width) in [0, 1] side by side; under each its label, in red also what was taken for it."""
-    rows = -(-len(images) // COLUMNS)
-    picture = Image.new("RGB", (WIDTH * COLUMNS, (WIDTH + LINE) * rows), WHITE)
-    draw = ImageDraw.Draw(picture)
-    for index, (image, target, predicted) in enumerate(zip(images, targets, predictions, strict=True)):
-        left, top = WIDTH * (index % COLUMNS), (WIDTH + LINE) * (index // COLUMNS)
-        grey = Image.fromarray((image * 255).round().byte().cpu().numpy())
-        picture.paste(grey.resize((WIDTH - 2, WIDTH - 2), Image.Resampling.NEAREST), (left + 1, top + 1))
+@styled
+def examples_picture(images_BSS: Tensor, targets: Sequence[int], predictions: Sequence[int]) -> Figure:
+    """Images in [0, 1] side by side; over each its label, in red also what was taken for it."""
+    rows = -(-len(images_BSS) // COLUMNS)
+    side = images_BSS.shape[-1] * 1.1  # with the space between two
+    high = images_BSS.shape[-2] * 1.35  # and with the line of text
+    figure, ((axes,),) = blank(COLUMNS * 0.9, rows * 0.9 * high / side)
+    axes.set(xlim=(0, COLUMNS * side), ylim=(rows * high, 0), aspect="equal")
+    axes.axis("off")
+    for index, (image_SS, target, predicted) in enumerate(zip(images_BSS, targets, predictions, strict=True)):
+        left, bottom = index % COLUMNS * side, (index // COLUMNS + 1) * high
+        height, width = image_SS.shape
+        extent = (left, left + width, bottom, bottom - height)
+        axes.imshow(image_SS.float().cpu().numpy(), cmap="gray", vmin=0, vmax=1, extent=extent)
         right = target == predicted
-        words = str(target) if right else f"{target} read as {predicted}"
-        draw.text((left + WIDTH // 2, top + WIDTH), words, RIGHT if right else WRONG, anchor="mt")
-    return np.asarray(picture)
+        words, colour = (str(target), RIGHT) if right else (f"{target} read as {predicted}", WRONG)
+        axes.text(
+            left + width / 2, bottom - height * 1.05, words, color=colour, ha="center", fontsize=8, in_layout=False
+        )
+    axes.set(xlim=(0, COLUMNS * side), ylim=(rows * high, 0))  # which imshow has moved
+    return figure

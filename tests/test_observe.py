@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -13,9 +14,10 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from app.callbacks import Observe
+from app.board import Board
 from app.cli import main
-from app.pictures import COLUMNS, LINE, MARGIN, SQUARE, WIDTH, confusion_picture, examples_picture
+from app.observe import SHOWINGS, Observe
+from app.pictures import COLUMNS, RIGHT, WRONG, as_array, confusion_picture, examples_picture
 from app.tasks import SequenceClassifier
 from cells import DTRIV
 from datamodules import MNIST, Digits
@@ -29,23 +31,37 @@ def events(folder: Path) -> EventAccumulator:
 
 def test_confusion_picture_is_the_darker_the_larger_the_share():
     counts = torch.tensor([[8, 0, 0], [5, 5, 0], [0, 0, 0]])
-    picture = confusion_picture(counts)
-    assert picture.shape == (MARGIN + 3 * SQUARE, MARGIN + 3 * SQUARE, 3)
-    red = np.array([[picture[MARGIN + SQUARE * r + 2, MARGIN + SQUARE * c + 2, 0] for c in range(3)] for r in range(3)])
-    assert red.tolist() == [[0, 255, 255], [128, 128, 255], [255, 255, 255]]
+    ((axes,),) = (confusion_picture(counts).axes,)
+    assert axes.images[0].get_array().tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]
+    written = {(text.get_position()[::-1], text.get_text(), text.get_color()) for text in axes.texts}
+    assert written == {((0, 0), "8", "white"), ((1, 0), "5", "black"), ((1, 1), "5", "black")}
+    light, dark = (axes.images[0].cmap(share)[0] for share in (0.0, 1.0))
+    assert light > dark
 
 
 def test_examples_picture_marks_what_was_taken_for_another():
     images = torch.zeros(COLUMNS + 1, 4, 4)
     images[0] = 1
-    picture = examples_picture(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
-    assert picture.shape == (2 * (WIDTH + LINE), COLUMNS * WIDTH, 3)
-    assert (picture[1 : WIDTH - 1, 1 : WIDTH - 1] == 255).all()
-    assert (picture[1 : WIDTH - 1, WIDTH + 1 : 2 * WIDTH - 1] == 0).all()
-    coloured = picture.max(-1) - picture.min(-1) > 100
-    reds = coloured & (picture[..., 0] > picture[..., 1])
-    assert reds[WIDTH + LINE :, :WIDTH].any()
-    assert not reds[: WIDTH + LINE].any()
+    figure = examples_picture(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
+    (axes,) = figure.axes
+    shown = np.stack([image.get_array() for image in axes.images])
+    assert (shown == images.numpy()).all()
+    assert [text.get_text() for text in axes.texts] == ["3"] * COLUMNS + ["3 read as 5"]
+    assert [text.get_color() for text in axes.texts] == [RIGHT] * COLUMNS + [WRONG]
+    lefts, _, bottoms, _ = zip(*(image.get_extent() for image in axes.images), strict=True)
+    assert list(lefts[:COLUMNS]) == sorted(set(lefts))
+    assert lefts[COLUMNS] == lefts[0]
+    assert bottoms[COLUMNS] == 2 * bottoms[0]
+
+
+def test_pixels_of_a_figure():
+    before = dict(matplotlib.rcParams)
+    pixels = as_array(confusion_picture(torch.tensor([[1, 0], [0, 1]])))
+    assert before == dict(matplotlib.rcParams)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (172, 172, 3)
+    assert (pixels[0] == 255).all()
+    assert pixels.min() < 100
 
 
 @pytest.mark.parametrize("options", [{}, {"permutation": 92916}, {"layout": "rows", "downsample": 2}])
@@ -73,14 +89,13 @@ class Watch(Callback):
         self.right += int((outputs.argmax(-1) == batch["targets"]).sum())
 
 
-@pytest.fixture
-def observed():
-    watch, observe = Watch(), Observe()
+def train(*callbacks: Callback, epochs: int) -> SequenceClassifier:
+    """A task after a training that wrote its events to the folder ``events``."""
     task = SequenceClassifier(partial(DTRIV, rebase_every=1), input_size=1, num_classes=10, hidden_size=6)
     trainer = Trainer(
         logger=TensorBoardLogger(".", name="", version="events"),
-        callbacks=[observe, watch],
-        max_epochs=2,
+        callbacks=list(callbacks),
+        max_epochs=epochs,
         limit_train_batches=3,
         log_every_n_steps=1,
         gradient_clip_val=1e-3,
@@ -89,7 +104,14 @@ def observed():
         enable_model_summary=False,
     )
     trainer.fit(task, Digits())
-    return watch, observe, events(Path("events"))
+    return task
+
+
+@pytest.fixture
+def observed():
+    watch = Watch()
+    task = train(Observe(), watch, epochs=2)
+    return watch, task, events(Path("events"))
 
 
 def test_gradient_norms_are_those_before_clipping(observed):
@@ -108,14 +130,52 @@ def test_gradient_norms_are_those_before_clipping(observed):
 
 
 def test_throughput_confusion_and_examples(observed):
-    watch, observe, found = observed
+    watch, task, found = observed
     rates = [event.value for event in found.Scalars("throughput/sequences_per_second")]
     assert len(rates) == 2
     assert min(rates) > 0
-    assert observe.counts_CC.sum() == 180
-    assert observe.counts_CC.trace() == watch.right
+    assert task.counts_CC.sum() == 180
+    assert task.counts_CC.trace() == watch.right
     assert [image.step for image in found.Images("confusion")] == [3, 6]
     assert len(found.Images("examples")) == 2
+
+
+def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(monkeypatch):
+    shown = []
+    monkeypatch.setattr(SequenceClassifier, "observe_batch", lambda *_: None)
+    monkeypatch.setattr(SequenceClassifier, "observe_epoch", lambda task, board: shown.append(board.step // 3))
+    train(Observe(), epochs=2 * SHOWINGS - 1)
+    assert shown == [*range(2, 2 * SHOWINGS - 1, 2), 2 * SHOWINGS - 1]
+
+
+def test_what_a_task_shows_stands_at_the_step_of_the_run():
+    samples = torch.linspace(-1, 1, 100)
+
+    class Show(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            board = Board(trainer)
+            board.scalar("number", 2.5)
+            board.image("picture", np.zeros((4, 6, 3), np.uint8))
+            board.audio("sound", samples, 8000)
+            board.text("words", "some **words**")
+
+    train(Show(), epochs=1)
+    found = events(Path("events"))
+    assert [(event.step, event.value) for event in found.Scalars("number")] == [(1, 2.5), (2, 2.5), (3, 2.5)]
+    assert [(image.step, image.width, image.height) for image in found.Images("picture")][-1] == (3, 6, 4)
+    assert [(sound.step, sound.sample_rate, sound.length_frames) for sound in found.Audio("sound")][-1] == (
+        3,
+        8000,
+        100,
+    )
+    assert found.Tensors("words/text_summary")[-1].tensor_proto.string_val[0] == b"some **words**"
+
+
+def test_without_tensorboard_nothing_is_shown():
+    board = Board(Trainer(logger=False, barebones=True))
+    assert not board.there
+    board.figure("picture", confusion_picture(torch.eye(2)))
+    board.scalar("number", 1.0)
 
 
 @pytest.mark.parametrize("observe", ["true", "false"])

@@ -14,9 +14,11 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from app.board import Board
 from app.optimizers import OptimizerFactory, optimizer_by_role
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
+from datamodules import Batch
 
 CellFactory = Callable[[int, int], Cell]
 LRSchedule = Literal["constant", "one_cycle", "cosine"]
@@ -104,6 +106,22 @@ class Task(LightningModule):
             batch_size=weight,
             sync_dist=True,
         )
+
+    def observe_batch(self, board: Board, batch: Batch, outputs: Any, batch_idx: int) -> None:
+        """Show, or collect for :meth:`observe_epoch`, what a validation batch gave; nothing by default.
+
+        Called after the validation step, in all processes, in validations whose pictures are shown (some ten in a run).
+        Batch 0 begins a validation.
+
+        Args:
+            board: Where to show it.
+            batch: The batch.
+            outputs: What ``validation_step`` returned.
+            batch_idx: Count of the batch in this validation, from 0.
+        """
+
+    def observe_epoch(self, board: Board) -> None:
+        """Show what a validation gave, after its last batch, in all processes; nothing by default."""
 
 
 def last_step(y_BTH: Tensor, lengths_B: Tensor | None) -> Tensor:

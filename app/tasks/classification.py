@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from app.board import Board
 from app.optimizers import OptimizerFactory
+from app.pictures import confusion_picture, examples_picture
 from app.tasks.base import CellFactory, LRSchedule, Task, last_step
-from datamodules import Batch
+from datamodules import Batch, DataModule
+
+SHOWN = 32  # examples in a picture
 
 
 class SequenceClassifier(Task):
@@ -75,6 +80,23 @@ class SequenceClassifier(Task):
         probabilities_BC = self(batch["inputs"], batch.get("lengths")).softmax(-1)
         columns = {f"probability_{label}": probabilities_BC[:, label] for label in range(self.num_classes)}
         return {"target": batch["targets"], "prediction": probabilities_BC.argmax(-1), **columns}
+
+    def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
+        """Count targets and predictions, and show the first examples with what they were taken for."""
+        targets, predictions = batch["targets"], outputs.argmax(-1)
+        if batch_idx == 0:
+            self.counts_CC = targets.new_zeros(self.num_classes, self.num_classes)
+            data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+            images_BSS = data.images(batch["inputs"][:SHOWN]) if isinstance(data, DataModule) else None
+            if images_BSS is not None:
+                shown = targets[:SHOWN].tolist(), predictions[:SHOWN].tolist()
+                board.figure("examples", examples_picture(images_BSS, *shown))
+        self.counts_CC.index_put_((targets, predictions), torch.ones_like(targets), accumulate=True)
+
+    def observe_epoch(self, board: Board) -> None:
+        """Show the confusion matrix of the whole validation."""
+        counts_CC = self.trainer.strategy.reduce(self.counts_CC, reduce_op="sum")
+        board.figure("confusion", confusion_picture(counts_CC.cpu()))
 
     def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """(loss, logits of shape (B, C)) of a batch, logged."""

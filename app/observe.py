@@ -1,0 +1,80 @@
+"""What TensorBoard shows beside loss and accuracy."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from app.board import Board
+from app.tasks import Task
+from cells import parameter_roles
+from datamodules import Batch
+
+SHOWINGS = 10  # TensorBoard keeps no more pictures of a kind than this
+
+
+class Observe(Callback):
+    """Gradient norms, throughput, and what the task itself has to show.
+
+    ``gradient_norm``: before clipping, of all parameters, of those of each role, and of the others by the part of the
+    task that they belong to; ``throughput``: training sequences a second, over an epoch. The task shows its own
+    pictures (:meth:`app.tasks.Task.observe_batch`, :meth:`app.tasks.Task.observe_epoch`) at some ten validations,
+    evenly spaced over the run, the last among them.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        roles = parameter_roles(pl_module)
+        self.parts = {name: roles.get(name, name.partition(".")[0]) for name, _ in pl_module.named_parameters()}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        squares: dict[str, list[Tensor]] = {}
+        for name, parameter in pl_module.named_parameters():
+            if parameter.grad is not None:
+                squares.setdefault(self.parts[name], []).append(parameter.grad.detach().float().square().sum())
+        sums = {part: torch.stack(terms).sum() for part, terms in squares.items()}
+        sums["all"] = torch.stack(list(sums.values())).sum()
+        pl_module.log_dict({f"gradient_norm/{part}": total.sqrt() for part, total in sums.items()})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.sequences = 0
+        self.start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.sequences += len(batch["inputs"])
+        self.seconds = time.monotonic() - self.start  # without the validation, which comes before the epoch ends
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rate = self.sequences / self.seconds
+        pl_module.log("throughput/sequences_per_second", rate, reduce_fx="sum", sync_dist=True)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if isinstance(pl_module, Task) and _showing(trainer):
+            pl_module.observe_batch(Board(trainer), batch, outputs, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, Task) and _showing(trainer):
+            pl_module.observe_epoch(Board(trainer))
+
+
+def _showing(trainer: Trainer) -> bool:
+    """Whether the task shows its pictures in this validation."""
+    if trainer.sanity_checking or not Board(trainer).there:
+        return False
+    epochs = trainer.max_epochs or 0  # 0 and -1: no end is known
+    done = trainer.current_epoch + 1
+    return done >= epochs or done % -(-epochs // SHOWINGS) == 0
