@@ -11,12 +11,13 @@ from torch import Tensor
 
 from app.baselines import BaselineCurves
 from app.observe import Observe
+from app.random_states import RandomStates
 from app.run import RunDirectory, write_text
 from app.tasks import Task
 
 
 def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback]:
-    """Checkpoints by validation (best and last), curves of baselines and learning rate, and :class:`Observe`."""
+    """Checkpoints (best, last) with the random states, curves of baselines and learning rate, and :class:`Observe`."""
     best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
@@ -28,7 +29,8 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
     last = ModelCheckpoint(
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
-    return [best, last, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
+    beside = [LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
+    return [RandomStates(), best, last, *beside]
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -8,15 +8,15 @@ Shapes: B examples, N random numbers of an example.
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
-from datamodules.base import Batch, DataModule, whole_batch
+from datamodules.base import Batch, DataModule, run_seed
+from datamodules.batches import Batches
 
 PARTS = ("train", "validation", "test")
 Rule = Callable[[np.ndarray], Batch]  # a batch of B examples made of numbers (B, N) in [0, 1)
@@ -55,21 +55,13 @@ class GeneratedDataset(Dataset[Batch]):
         return self.rule((raw_BN >> np.uint64(11)) * 2.0**-53)
 
 
-class Fresh(Sampler[int]):
-    """Epoch e reads the examples e size, e size + 1, .., so that no example comes twice."""
+class FreshBatches(Batches):
+    """Epoch e reads the examples from e ``size`` on, ``size`` of them, so that none comes twice."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self.epoch = size, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.size, (self.epoch + 1) * self.size))
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.epoch * self.size
+        for batch in super().__iter__():
+            yield [first + index for index in batch]
 
 
 class Generated(DataModule):
@@ -92,6 +84,7 @@ class Generated(DataModule):
         ValueError: if an argument lies outside what is accepted.
     """
 
+    training_order = FreshBatches
     numbers: int
 
     def __init__(
@@ -126,9 +119,8 @@ class Generated(DataModule):
             for number, part in enumerate(PARTS)
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        order = Fresh(self.sizes["train"])
-        return DataLoader(self.train, self.batch_size, sampler=order, collate_fn=whole_batch)
+    def _reading(self) -> dict[str, int]:
+        return super()._reading() | {"train_size": self.sizes["train"], "data_seed": self._seed()}
 
     def _seed(self) -> int:
-        return int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        return (run_seed() or 0) if self.seed is None else self.seed
