@@ -19,6 +19,11 @@ PARAMETERS = {
     "dtriv_360": "68,950",
     "dtriv_512": "136,970",
 }
+SHORT = {  # few and short sequences for the same model
+    "MNIST": ["--data.batch_size", "2", "--data.downsample", "7"],
+    "Copying": ["--data.batch_size", "2", "--data.blanks", "5"],
+    "Adding": ["--data.batch_size", "2", "--data.steps", "8"],
+}
 DATA_DIR = os.environ.get("DATA_DIR")
 
 
@@ -29,10 +34,8 @@ def takes_a_step(config: Path | str, *options: str) -> bool:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_configuration_takes_a_step(config, small_mnist, capsys):
-    options = ["--seed_everything", "0"]
-    if "class_path: MNIST" in (ROOT / config).read_text(encoding="utf-8"):
-        options += ["--data.batch_size", "2", "--data.downsample", "7"]  # 16 steps, of the same model
-    assert takes_a_step(config, *options)
+    data = re.search(r"class_path: (\w+)", (ROOT / config).read_text(encoding="utf-8"))
+    assert takes_a_step(config, "--seed_everything", "0", *SHORT.get(data[1], []))
     core_and_size = re.search(r"[a-z]+_\d+$", config.stem)
     if core_and_size:
         assert f"{PARAMETERS[core_and_size[0]]} parameters" in capsys.readouterr().out
