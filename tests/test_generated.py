@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from datamodules import Adding, Copying
-from datamodules.generated import GeneratedDataset
+from datamodules.generated import FreshBatches, GeneratedDataset
 
 WORD = 2**64
 
@@ -66,6 +66,20 @@ def test_epochs_bring_fresh_examples_and_whole_ones(make):
     expected = data.train.__getitems__(range(40))["inputs"].flatten(1)
     for epoch, rows in enumerate(epochs):  # in whatever order
         assert torch.equal(rows.unique(dim=0), expected[20 * epoch : 20 * epoch + 20].unique(dim=0))
+
+
+def test_processes_share_the_examples_of_one_process_with_larger_batches():
+    def read(rank: int, world_size: int) -> list[list[int]]:
+        batches = FreshBatches(23, 12 // world_size, shuffle=True, seed=4, rank=rank, world_size=world_size)
+        batches.set_epoch(3)
+        return list(batches)
+
+    alone, *shares = read(0, 1), read(0, 3), read(1, 3), read(2, 3)
+    assert sorted(sum(alone, [])) == list(range(69, 92))
+    full, incomplete = (sorted(sum(batches, [])) for batches in zip(*shares, strict=True))
+    assert full == sorted(alone[0])
+    assert len(incomplete) == 9  # of 11: as many for each
+    assert set(incomplete) < set(alone[1])
 
 
 @pytest.mark.parametrize("make", [Copying, Adding])

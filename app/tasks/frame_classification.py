@@ -10,9 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from app.board import Board
 from app.optimizers import OptimizerFactory
+from app.pictures import labels_picture
 from app.tasks.base import CellFactory, LRSchedule, Task
 from datamodules import Batch
+
+SHOWN = 8  # sequences in a picture
 
 
 class FrameClassifier(Task):
@@ -47,6 +51,7 @@ class FrameClassifier(Task):
         super().__init__(optimizer, lr_schedule, orthogonal_optimizer)
         self.cell = cell(input_size, hidden_size)
         self.head = nn.Linear(hidden_size, num_classes)
+        self.num_classes = num_classes
         self.keep_hyperparameters(self.cell, input_size=input_size, num_classes=num_classes, hidden_size=hidden_size)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -75,6 +80,15 @@ class FrameClassifier(Task):
             "prediction": predictions_N,
             "probability": highest_N,
         }
+
+    def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
+        """Show the labels of the first sequences, from the first step that is scored to the last one."""
+        steps = _scored(batch)[:SHOWN].any(0).nonzero()[:, 0]
+        if batch_idx > 0 or len(steps) == 0:
+            return
+        shown = slice(int(steps[0]), int(steps[-1]) + 1)
+        labels = (batch["targets"][:SHOWN, shown].cpu(), outputs[:SHOWN, shown].argmax(-1).cpu())
+        board.figure("labels", labels_picture(*labels, first_step=shown.start, num_classes=self.num_classes))
 
     def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """(loss, logits of shape (B, T, C)) of a batch, logged."""

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from app.board import Board
 from app.optimizers import OptimizerFactory
+from app.pictures import agreement_picture
 from app.tasks.base import CellFactory, LRSchedule, Task, last_step
 from datamodules import Batch
 
@@ -67,6 +69,12 @@ class SequenceRegressor(Task):
         answers_BK = self(batch["inputs"], batch.get("lengths"))
         targets = {f"target_{number}": column_B for number, column_B in enumerate(batch["targets"].unbind(1))}
         return targets | {f"prediction_{number}": column_B for number, column_B in enumerate(answers_BK.unbind(1))}
+
+    def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
+        """Show the answers of the first batch beside their targets."""
+        if batch_idx == 0:
+            answers = (batch["targets"].flatten().cpu(), outputs.flatten().float().cpu())
+            board.figure("agreement", agreement_picture(*answers))
 
     def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """(loss, answers of shape (B, K)) of a batch, logged."""
