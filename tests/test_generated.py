@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from math import log
 
 import numpy as np
@@ -75,8 +76,8 @@ def test_processes_share_the_examples_of_one_process_with_larger_batches():
         return list(batches)
 
     alone, *shares = read(0, 1), read(0, 3), read(1, 3), read(2, 3)
-    assert sorted(sum(alone, [])) == list(range(69, 92))
-    full, incomplete = (sorted(sum(batches, [])) for batches in zip(*shares, strict=True))
+    assert sorted(chain(*alone)) == list(range(69, 92))
+    full, incomplete = (sorted(chain(*batches)) for batches in zip(*shares, strict=True))
     assert full == sorted(alone[0])
     assert len(incomplete) == 9  # of 11: as many for each
     assert set(incomplete) < set(alone[1])
