@@ -5,19 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.cli import SaveConfigCallback
-from torch import Tensor
 
 from app.baselines import BaselineCurves
+from app.configuration import dump_config
+from app.divergence import StopOnDivergence
+from app.keeping import BestCheckpoint, LastCheckpoint
 from app.observe import Observe
-from app.random_states import RandomStates
+from app.process_state import ProcessState
 from app.run import RunDirectory, write_text
+from app.stopping import StopOnSignal
 from app.tasks import Task
 
 
-def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback]:
-    """Checkpoints (best, last) with the random states, curves of baselines and learning rate, and :class:`Observe`."""
+def run_callbacks(task: Task, run: RunDirectory, observe: bool, save_every: int | None = None) -> list[Callback]:
+    """What keeps a run, what may stop it, and what shows it.
+
+    Args:
+        task: What is trained.
+        run: Where checkpoints go.
+        observe: Whether to add :class:`Observe`.
+        save_every: Optimiser steps between checkpoints within an epoch; None: none there.
+    """
+    stop = StopOnSignal()
     best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
@@ -26,22 +37,8 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    last = ModelCheckpoint(
-        run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
-    )
-    beside = [LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
-    return [RandomStates(), best, last, *beside]
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """The best epoch by ``monitor``, and of equal ones the latest, which has been trained for longer.
-
-    Ties are common where a metric counts few examples, and Lightning would keep the first.
-    """
-
-    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        as_good = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
-        return trainer.strategy.reduce_boolean_decision(as_good) or super().check_monitor_top_k(trainer, current)
+    keeping = [ProcessState(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
+    return [*keeping, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
 
 
 class ProgressBar(TQDMProgressBar):
@@ -53,7 +50,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the configuration to ``RUN/config.yaml``, without the run directory, so that it can be run again."""
+    """Write the configuration to ``RUN/config.yaml``."""
 
     def __init__(self, *args: Any, run: RunDirectory) -> None:
         super().__init__(*args)
@@ -61,6 +58,4 @@ class SaveConfig(SaveConfigCallback):
         self.run = run
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        config = self.config.clone()
-        config.run_dir = None
-        write_text(self.run.config, self.parser.dump(config, skip_unset=False))
+        write_text(self.run.config, dump_config(self.parser, self.config))

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from app.board import Board
+from app.optimizers import parameter_parts
 from app.tasks import Task
-from cells import parameter_roles
 from datamodules import Batch
 
 SHOWINGS = 10  # TensorBoard keeps no more pictures of a kind than this
@@ -28,9 +28,8 @@ class Observe(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # which is not called where training resumes within an epoch
-        roles = parameter_roles(pl_module)
-        self.parts = {name: roles.get(name, name.partition(".")[0]) for name, _ in pl_module.named_parameters()}
+        self.parts = parameter_parts(pl_module)
+        self.on_train_epoch_start(trainer, pl_module)  # not called where a resumed training begins within an epoch
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         squares: dict[str, list[Tensor]] = {}
@@ -52,8 +51,9 @@ class Observe(Callback):
         self.seconds = time.monotonic() - self.start  # without the validation, which comes before the epoch ends
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rate = self.sequences / self.seconds
-        pl_module.log("throughput/sequences_per_second", rate, reduce_fx="sum", sync_dist=True)
+        if self.sequences:  # none where a training is resumed at the end of an epoch
+            rate = self.sequences / self.seconds
+            pl_module.log("throughput/sequences_per_second", rate, reduce_fx="sum", sync_dist=True)
 
     def on_validation_batch_end(
         self,

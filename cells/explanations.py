@@ -6,7 +6,7 @@ Shapes: B batch, T time, I input_size, H hidden_size, N linear units, C channels
 from __future__ import annotations
 
 from math import log
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ class FilteredLSTM(Cell):
         hidden_size: Number of hidden units, H.
         momentum: mu in [0, 1).
         step_size: s, above 0.
+        init: As for the LSTM.
         engine: As for the LSTM.
     """
 
@@ -51,12 +52,13 @@ class FilteredLSTM(Cell):
         *,
         momentum: float = 0.6,
         step_size: float = 0.6,
+        init: Literal["torch", "published"] = "torch",
         engine: Engine = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.momentum = number_in("[0, 1)", "momentum", momentum)
         self.step_size = number_in("(0, inf)", "step_size", step_size)
-        self.lstm = LSTM(input_size + 1, hidden_size, engine=engine)
+        self.lstm = LSTM(input_size + 1, hidden_size, init=init, engine=engine)
 
     def initial_state(self, batch_size: int) -> LinearState:
         zeros_BC = full_precision(self.lstm.weight_ih.new_zeros(batch_size, self.input_size + 1))
@@ -88,6 +90,7 @@ class LinearStateLSTM(Cell):
         linear_units: N.
         longest: Longest time of the averages in steps, above 1: 1 / (1 - d) starts spread evenly on a logarithmic
             scale from 2 (at most ``longest``) to this; d is learned as a sigmoid.
+        init: As for the LSTM.
         engine: As for the LSTM.
     """
 
@@ -98,6 +101,7 @@ class LinearStateLSTM(Cell):
         *,
         linear_units: int = 16,
         longest: float = 100.0,
+        init: Literal["torch", "published"] = "torch",
         engine: Engine = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size)
@@ -106,7 +110,7 @@ class LinearStateLSTM(Cell):
         self.to_linear = nn.Linear(input_size, linear_units)
         times_N = torch.logspace(log(min(2.0, longest)), log(longest), linear_units, base=torch.e)
         self.raw_decay = nn.Parameter(torch.log(times_N - 1))
-        self.lstm = LSTM(input_size + linear_units, hidden_size, engine=engine)
+        self.lstm = LSTM(input_size + linear_units, hidden_size, init=init, engine=engine)
 
     def initial_state(self, batch_size: int) -> LinearState:
         zeros_BN = self.raw_decay.new_zeros(batch_size, self.linear_units)

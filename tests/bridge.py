@@ -1,5 +1,7 @@
 """A torch cell as the oracle sees it: kinds, numbers, weights, states in gate space, derivatives."""
 
+import functools
+
 import numpy as np
 import oracle
 import torch
@@ -11,6 +13,7 @@ from cells.modrelu import ModReLUCore
 from cells.nesterov import NesterovState
 from cells.registry import origin
 from cells.state import leaves
+from cells.ur import URCore
 
 BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
 DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, DrivenCell)}
@@ -28,6 +31,8 @@ CORES = (
     "RNN",
 )
 DRIVES = {"Chrono": "", "Scaled": "Momentum", "LearnedMomentum": "Momentum"}  # under other names
+WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, ModReLUCore)]
+BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
 EPS = 1e-30
 
 
@@ -152,10 +157,32 @@ def compare(cell, x, state, per_tensor=2):
     Values, and derivatives of a fixed random function of all outputs and last states along ``per_tensor`` random
     directions in each tensor (None: along one direction in all of them at once).
     """
-    named = sources(cell, x, state)
-    outputs = run_cell(cell, x, state)
+    oracle_run = functools.partial(run_oracle, cell)
+    return compare_runs(sources(cell, x, state), run_cell(cell, x, state), oracle_run, per_tensor)
+
+
+def compare_loop(cell, x, state, loop):
+    """:func:`compare` for a cell that is no drive and core, with a loop of its own in numpy.
+
+    ``loop`` gets x, the leaves of the state and a dictionary of the parameters, as arrays, and returns the outputs and
+    the leaves of the last state.
+    """
+    y, last = cell(x, state)
+    outputs = {"y": y, **{f"last {n}": leaf for n, leaf in enumerate(leaves(last))}}
+    states = {f"state {n}": leaf for n, leaf in enumerate(leaves(state))}
+
+    def run(arrays):
+        weights = {name: arrays[name] for name, _ in cell.named_parameters()}
+        y, *last = loop(arrays["x"], [arrays[name] for name in states], weights)
+        return {"y": y, **{f"last {n}": leaf for n, leaf in enumerate(last)}}
+
+    return compare_runs({"x": x, **states, **dict(cell.named_parameters())}, outputs, run)
+
+
+def compare_runs(named, outputs, run, per_tensor=2):
+    """What :func:`compare` says, of what torch made of the tensors ``named`` and what ``run`` makes of the arrays."""
     arrays = {name: tensor.detach().numpy() for name, tensor in named.items()}
-    expected = run_oracle(cell, arrays)
+    expected = run(arrays)
     assert outputs.keys() == expected.keys()
     differences = {name: _difference(outputs[name].detach().numpy(), expected[name]) for name in outputs}
 
@@ -170,7 +197,7 @@ def compare(cell, x, state, per_tensor=2):
             directions[name][row] = rng.standard_normal(real[name].shape)
     function = {name: rng.standard_normal(e.shape) for name, e in expected.items() if name != "last k"}
 
-    stepped = run_oracle(cell, arrays | {name: real[name] + 1j * EPS * d for name, d in directions.items()})
+    stepped = run(arrays | {name: real[name] + 1j * EPS * d for name, d in directions.items()})
     slopes = sum(
         (weights * stepped[name].imag / EPS).reshape(-1, weights.size).sum(1) for name, weights in function.items()
     )

@@ -6,15 +6,13 @@ from math import pi
 import bridge
 import pytest
 import torch
-from bridge import DRIVEN
+from bridge import BIAS_OR_NOT, DRIVEN, WITH_BIAS
 from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
 import cells
 from cells import registered_cells
-from cells.modrelu import ModReLUCore
 from cells.state import leaves
-from cells.ur import URCore
 
 VARIANTS = [
     ("MomentumLSTM", {"learn": "scalar"}),
@@ -34,9 +32,7 @@ VARIANTS = [
     ("JANET", {"lag": 0.0}),
     ("HouseholderRNN", {"reflections": 1}),
 ]
-WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, ModReLUCore)]
-WITHOUT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
-CASES = [*((name, {}) for name in DRIVEN), *((name, {"bias": False}) for name in WITHOUT), *VARIANTS]
+CASES = [*((name, {}) for name in DRIVEN), *((name, {"bias": False}) for name in BIAS_OR_NOT), *VARIANTS]
 SIZES = [(1, 1, 1), (3, 2, 5), (1, 63, 5), (3, 63, 1)]  # B, T, H
 
 
@@ -92,7 +88,7 @@ def test_equals_torch_on_copied_weights(name, layer, bias):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in WITHOUT if "LearnedM" not in name and "GatedM" not in name])
+@pytest.mark.parametrize("name", [name for name in BIAS_OR_NOT if "LearnedM" not in name and "GatedM" not in name])
 def test_torch_initialisation_is_uniform_within_one_over_root_h(name):
     cell = DRIVEN[name](30, 64)
     for parameter in cell.parameters():

@@ -122,6 +122,15 @@ def test_flops_equal_those_that_torch_counts(case, input_grad):
         assert flops(cell, T, batch, input_grad=input_grad) == expected
 
 
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - DRIVEN.keys()))
+def test_operations_of_cells_without_a_formula(name):
+    cell = BUILT_IN[name](3, 6)
+    with FlopCounterMode(display=False) as counted:
+        y_BTH, _ = cell.loop(torch.randn(2, 7, 3), cell.initial_state(2))
+        y_BTH.sum().backward()
+    assert sum(flops(cell, 7, 2)) == counted.get_total_flops() > 0
+
+
 def test_bad_counts_are_named():
     with pytest.raises(ValueError, match="T is 0; an integer of at least 1 is expected"):
         flops(cells.LSTM(2, 3), 0, 4)

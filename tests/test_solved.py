@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from paths import QUICKSTART
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.cli import main
@@ -64,3 +65,8 @@ def test_the_step_is_kept_in_the_checkpoint():
     assert main(["fit", *OPTIONS, "--stop_when_solved", "true"]) == 0
     checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["callbacks"]["Solved"] == {"step": results()["solved_at_step"]}
+
+
+def test_data_without_a_margin_cannot_end_a_run(capsys):
+    assert main(["fit", "--config", QUICKSTART, "--run_dir", "run", "--stop_when_solved", "true"]) == 2
+    assert "stop_when_solved is true, but Digits has no margin for it" in capsys.readouterr().err
