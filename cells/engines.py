@@ -111,8 +111,8 @@ def run_library(
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """The precision policy: drives, scans and retractions run under this, only matrix products may be low precision."""
     device = tensor.device.type
-    active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # "meta" has none
-    return torch.autocast(device, enabled=False) if active else nullcontext()
+    available = torch.amp.autocast_mode.is_autocast_available(device)  # not on "meta"
+    return torch.autocast(device, enabled=False) if available and torch.is_autocast_enabled(device) else nullcontext()
 
 
 def full_precision(tensor: Tensor) -> Tensor:
