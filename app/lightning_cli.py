@@ -245,9 +245,7 @@ class CLI(LightningCLI):
 
     def _fit(self) -> None:
         if self.options.stop_when_solved and self.datamodule.solved_below is None:
-            raise UserError(
-                f"stop_when_solved is true, but {type(self.datamodule).__name__} has no margin for it"
-            )
+            raise UserError(f"stop_when_solved is true, but {type(self.datamodule).__name__} has no margin for it")
         run = self.run_directory
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         cell = self.model.cell
