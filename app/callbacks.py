@@ -13,8 +13,9 @@ from app.configuration import dump_config
 from app.divergence import StopOnDivergence
 from app.keeping import BestCheckpoint, LastCheckpoint
 from app.observe import Observe
-from app.process_state import ProcessState
+from app.random_states import RandomStates
 from app.run import RunDirectory, write_text
+from app.running_means import RunningMeans
 from app.stopping import StopOnSignal
 from app.tasks import Task
 
@@ -37,7 +38,7 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool, save_every: int 
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    keeping = [ProcessState(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
+    keeping = [RandomStates(), RunningMeans(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
     return [*keeping, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
 
 

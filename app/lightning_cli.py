@@ -254,6 +254,8 @@ class CLI(LightningCLI):
         for config in self.options.config or []:
             for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, self.options.as_dict()):
                 say(f"left out: {dropped}")
+        for note in self.datamodule.notes:
+            say(note)
         if self.datamodule.chosen_on_test:
             say("there is no validation split: what is called validation below is measured on the test set")
         if run:
@@ -268,6 +270,7 @@ class CLI(LightningCLI):
             **metrics,
             "baselines": baselines,
             **self._whether_solved(metrics),
+            "notes": self.datamodule.notes,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -292,6 +295,8 @@ class CLI(LightningCLI):
             say(_solved_in_words(results, metrics["test"]["loss"]))
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
+        for note in self.datamodule.notes:
+            say(note)
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
         say(f"TensorBoard:      tensorboard --logdir {run.path}")
 

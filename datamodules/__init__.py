@@ -5,5 +5,6 @@ from datamodules.base import Batch, DataError, DataModule
 from datamodules.copying import Copying
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST, FashionMNIST
+from datamodules.timit import TIMIT
 
-__all__ = ["MNIST", "Adding", "Batch", "Copying", "DataError", "DataModule", "Digits", "FashionMNIST"]
+__all__ = ["MNIST", "TIMIT", "Adding", "Batch", "Copying", "DataError", "DataModule", "Digits", "FashionMNIST"]

@@ -3,6 +3,7 @@
 from app.tasks.base import Task
 from app.tasks.classification import SequenceClassifier
 from app.tasks.frame_classification import FrameClassifier
+from app.tasks.frame_regression import FrameRegressor
 from app.tasks.sequence_regression import SequenceRegressor
 
-__all__ = ["FrameClassifier", "SequenceClassifier", "SequenceRegressor", "Task"]
+__all__ = ["FrameClassifier", "FrameRegressor", "SequenceClassifier", "SequenceRegressor", "Task"]
