@@ -19,6 +19,7 @@ usage: python -m app COMMAND [options]
   test      measure a checkpoint on the test data                   --ckpt_path RUN/checkpoints/best.ckpt
   predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
   export    write a torch.export or ONNX program                    --ckpt_path FILE --output model.pt2
+  generate  continue a text by a trained language model             --ckpt_path FILE --prompt "the market"
   prepare   write the features of TIMIT to files, once              timit --root DISC --out DIR
   cells     list the registered cells, or explain one               cells [NAME]
 
@@ -49,6 +50,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from app.list_cells import list_cells
 
             list_cells(options)
+        elif command == "generate":
+            from app.generate import generate
+
+            generate(options)
         elif command == "prepare":
             from app.prepare import prepare
 
@@ -59,7 +64,8 @@ def main(args: Sequence[str] | None = None) -> int:
             run(command, options)
         else:
             raise UserError(
-                f"{command!r} is no command; fit, validate, test, predict, export, prepare or cells is expected"
+                f"{command!r} is no command; fit, validate, test, predict, export, generate, prepare or cells is "
+                "expected"
             )
     except UserError as error:
         if show_traceback:

@@ -32,10 +32,11 @@ from app.predictions import check_output, every_prediction, write_predictions
 from app.resume import check_unchanged, with_resumed_run
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
+from app.solved import Solved
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes", "target_size")  # what a task takes from the data
+LINKED_SIZES = ("input_size", "num_classes", "target_size", "vocabulary_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -66,7 +67,7 @@ def run(command: str, options: Sequence[str]) -> None:
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
+        lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())  # of no use here
     )
     cells.load_entry_points()
     given = with_existing_configs(options)
@@ -141,6 +142,12 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
         )
+        parser.add_argument(
+            "--stop_when_solved",
+            type=bool,
+            default=False,
+            help="End the training once the validation loss is below the margin at which the data count as solved.",
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in LINKED_SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -162,6 +169,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
         self.run_directory: RunDirectory | None = None
+        self.solved = Solved(self.options.stop_when_solved)
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError) as error:
@@ -186,7 +194,8 @@ class CLI(LightningCLI):
                 RunDirectory(Path(resumed)) if resumed else RunDirectory.new(self.options.run_dir, self._config_name())
             )
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe, self.options.save_every)
+            own = run_callbacks(self.model, self.run_directory, self.options.observe, self.options.save_every)
+            callbacks += [self.solved, *own]  # what was solved belongs into the checkpoint of its step
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
                 # what was shown after the checkpoint is shown again
@@ -235,6 +244,8 @@ class CLI(LightningCLI):
         return getattr(self.trainer.strategy, "cluster_environment", None)
 
     def _fit(self) -> None:
+        if self.options.stop_when_solved and self.datamodule.solved_below is None:
+            raise UserError(f"stop_when_solved is true, but {type(self.datamodule).__name__} has no margin for it")
         run = self.run_directory
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         cell = self.model.cell
@@ -258,6 +269,7 @@ class CLI(LightningCLI):
         results = {
             **metrics,
             "baselines": baselines,
+            **self._whether_solved(metrics),
             "notes": self.datamodule.notes,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
@@ -277,8 +289,10 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_results(run, results)
         self._log_hyperparameters(metrics)
-        beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
+        beside = {f"baseline: {name}": self.model.figures(loss) for name, loss in baselines.items()}
         say(f"\n{metrics_table(metrics | beside)}\n")
+        if "solved" in results:
+            say(_solved_in_words(results, metrics["test"]["loss"]))
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
         for note in self.datamodule.notes:
@@ -299,7 +313,9 @@ class CLI(LightningCLI):
         batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         batches = every_prediction(batches)
         if self.trainer.is_global_zero:
-            say(f"{write_predictions(batches, output):,} predictions: {output}")
+            say(f"{write_predictions(self.model.readable(batches), output):,} predictions: {output}")
+            if summary := self.model.sum_up(batches):
+                say(summary)
 
     def _export(self) -> None:
         output = Path(self.options.output or "model.pt2")
@@ -307,6 +323,9 @@ class CLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         example = next(iter(self.datamodule.test_dataloader()))["inputs"]
+        if not example.is_floating_point():
+            name = type(self.model).__name__
+            raise UserError(f"{name} reads words, and only models of sequences of numbers are exported")
         error = export(self.model, example, output)
         say(f"{output}: equal to the model within {error:.1e} of its largest output")
 
@@ -322,6 +341,14 @@ class CLI(LightningCLI):
             best = self._measure("test", run.best)["test"]
             return self._measure("test", run.last) | {"best_test": best}
         return self._measure("validate", run.best) | self._measure("test", run.best)
+
+    def _whether_solved(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Whether the test loss is below the data's margin, and when the validation loss was first; else nothing."""
+        margin = self.datamodule.solved_below
+        if margin is None:
+            return {}
+        solved = metrics["test"]["loss"] < margin
+        return {"solved": solved, "solved_below": margin, "solved_at_step": self.solved.step}
 
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
@@ -344,6 +371,15 @@ class CLI(LightningCLI):
         """Name of the first configuration file, for the default run directory."""
         configs = self.options.config or []
         return Path(str(configs[0])).stem if configs else "run"
+
+
+def _solved_in_words(results: dict[str, Any], loss: float) -> str:
+    step = results["solved_at_step"]
+    on_validation = "not on validation" if step is None else f"on validation after step {step:,}"
+    return (
+        f"{'solved' if results['solved'] else 'not solved'}: the test loss is {loss:.4g}, below "
+        f"{results['solved_below']:.4g} is expected ({on_validation})"
+    )
 
 
 def _listed(given: Any) -> list[Any]:
