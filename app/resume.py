@@ -18,6 +18,7 @@ LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
 FREE = (
     "data.init_args.root",
     "data.init_args.prepared",
+    "data.init_args.cache",
     "observe",
     "output",
     "save_every",

@@ -36,9 +36,12 @@ FRAMES = [
     "--data.prepared",
     "FEATURES",
 ]
+LANGUAGE = ["--config", str(ROOT / "configs/ptb/small.yaml"), "--data.root", "CORPUS", "--model.embedding_size", "8"]
+LANGUAGE += ["--model.hidden_sizes", "[8]", "--model.adaptive_cutoffs", "[4, 8]", "--model.weight_dropout", "0.3"]
 CASES = {
     "classification": DIGITS,
     "frames": [*FRAMES, "--model.hidden_size", "6", "--data.batch_size", "3", "--trainer.max_epochs", "3"],
+    "language": [*LANGUAGE, "--data.batch_size", "4", "--trainer.max_epochs", "3"],
     "dtriv": [*DIGITS, *DTRIV, "--model.orthogonal_optimizer", "RMSprop", "--model.orthogonal_optimizer.lr", "1e-3"],
 }
 FAST = "classification"
@@ -46,9 +49,9 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.stra
 
 
 @pytest.fixture
-def places(small_timit) -> dict[str, str]:
+def places(small_timit, trained_language_model) -> dict[str, str]:
     """What stands in CASES for the folders of small data."""
-    return {"FEATURES": str(small_timit / "features")}
+    return {"FEATURES": str(small_timit / "features"), "CORPUS": str(trained_language_model.parent / "data")}
 
 
 def options_of(case: str, places: dict[str, str]) -> list[str]:
