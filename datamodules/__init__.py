@@ -2,8 +2,8 @@
 
 from datamodules.adding import Adding
 from datamodules.base import Batch, DataError, DataModule
-from datamodules.corpus import Corpus
 from datamodules.copying import Copying
+from datamodules.corpus import Corpus
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST, FashionMNIST
 from datamodules.penn_treebank import PennTreebank
