@@ -29,6 +29,7 @@ from app.errors import DivergenceError, LostProcessError, Stopped, UserError
 from app.export import export
 from app.keeping import LastCheckpoint
 from app.predictions import check_output, every_prediction, write_predictions
+from app.processes import FIRST, end_with_first
 from app.resume import check_unchanged, with_resumed_run
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
@@ -207,6 +208,7 @@ class CLI(LightningCLI):
 
     def execute(self) -> None:
         """Run the command that was parsed."""
+        end_with_first(self._launched(), LostProcessError.status)
         if self.options.get("resume"):
             check_unchanged(
                 RunDirectory(Path(self.options.resume)), dump_config(self._parser(self.subcommand), self.options)
@@ -218,8 +220,7 @@ class CLI(LightningCLI):
             getattr(self, f"_{self.subcommand}")()
         except Stopped as stopped:
             say(f"{stopped}{self._going_on()}")
-            # a process that Lightning has started from the first: if it failed, Lightning would kill the first
-            if self.trainer.local_rank == 0 or not isinstance(self._environment(), LightningEnvironment):
+            if not self._launched():  # else, if it failed, Lightning would kill the first process
                 raise
         except DivergenceError as error:
             last = self.run_directory.last if self.run_directory else None
@@ -240,8 +241,10 @@ class CLI(LightningCLI):
     def _going_on(self) -> str:
         return f"; go on with:  python -m app fit --resume {self.run_directory.path}" if self.run_directory else ""
 
-    def _environment(self) -> Any:
-        return getattr(self.trainer.strategy, "cluster_environment", None)
+    def _launched(self) -> bool:
+        """Whether this process is one that Lightning has started from the first one of the machine."""
+        environment = getattr(self.trainer.strategy, "cluster_environment", None)
+        return self.trainer.local_rank > 0 and isinstance(environment, LightningEnvironment) and FIRST in os.environ
 
     def _fit(self) -> None:
         if self.options.stop_when_solved and self.datamodule.solved_below is None:
