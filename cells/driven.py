@@ -114,8 +114,8 @@ class DrivenCell(Cell):
         """x @ weight.T + bias, all that autocast may compute in low precision; the result has the weight's dtype."""
         return F.linear(x, weight, bias).to(weight.dtype)
 
-    def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
-        return super().loop(x_BTI, state, step or partial(self.step_with, self.recurrent_weight()))
+    def stepper(self) -> Step:
+        return partial(self.step_with, self.recurrent_weight())
 
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         engine = choose_engine(self)
