@@ -10,13 +10,21 @@ from pytorch_lightning.cli import SaveConfigCallback
 from torch import Tensor
 
 from app.baselines import BaselineCurves
+from app.gradients_through_time import GradientsThroughTime
 from app.observe import Observe
 from app.run import RunDirectory, write_text
 from app.tasks import Task
 
 
-def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback]:
-    """Checkpoints by validation (best and last), curves of baselines and learning rate, and :class:`Observe`."""
+def run_callbacks(task: Task, run: RunDirectory, observe: bool, probe_every: int = 0) -> list[Callback]:
+    """Checkpoints by validation (best and last), curves of baselines and learning rate, and what is observed.
+
+    Args:
+        task: What is trained.
+        run: Where the files go.
+        observe: Whether there is anything beside curves.
+        probe_every: Optimiser steps between two measurements of the gradients through time; 0: none.
+    """
     best = BestCheckpoint(
         run.checkpoints,
         run.best.stem,
@@ -28,7 +36,12 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool) -> list[Callback
     last = ModelCheckpoint(
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
-    return [best, last, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
+    callbacks: list[Callback] = [best, last, LearningRateMonitor(), BaselineCurves()]
+    if observe:
+        callbacks.append(Observe())
+    if observe and probe_every:
+        callbacks.append(GradientsThroughTime(probe_every, run.gradients))
+    return callbacks
 
 
 class BestCheckpoint(ModelCheckpoint):

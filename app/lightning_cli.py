@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
+from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -112,6 +113,12 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
         )
+        parser.add_argument(
+            "--probe_every",
+            type=NonNegativeInt,
+            default=100,
+            help="Optimiser steps between two measurements of the gradient at each time step; 0: none.",
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in LINKED_SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -148,7 +155,7 @@ class CLI(LightningCLI):
         if not given.fast_dev_run:
             self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe)
+            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe, self.options.probe_every)
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
                 kwargs["logger"] = TensorBoardLogger(

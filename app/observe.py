@@ -63,16 +63,16 @@ class Observe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(pl_module, Task) and _showing(trainer):
+        if isinstance(pl_module, Task) and showing(trainer):
             pl_module.observe_batch(Board(trainer), batch, outputs, batch_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, Task) and _showing(trainer):
+        if isinstance(pl_module, Task) and showing(trainer):
             pl_module.observe_epoch(Board(trainer))
 
 
-def _showing(trainer: Trainer) -> bool:
-    """Whether the task shows its pictures in this validation."""
+def showing(trainer: Trainer) -> bool:
+    """Whether pictures are shown in this validation: in some ten, evenly spaced, the last among them."""
     if trainer.sanity_checking or not Board(trainer).there:
         return False
     epochs = trainer.max_epochs or 0  # 0 and -1: no end is known

@@ -9,7 +9,7 @@ Shapes: B examples, C classes, S side of an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -38,7 +38,15 @@ COLUMNS = 8  # examples side by side
 styled = rc_context(STYLE)  # a decorator: the style holds while the figure is made, and nowhere else
 
 
-def blank(width: float, height: float, rows: int = 1, columns: int = 1, **subplots: Any) -> tuple[Figure, np.ndarray]:
+def blank(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    layout: Literal["constrained"] | None = "constrained",
+    **subplots: Any,
+) -> tuple[Figure, np.ndarray]:
     """A new figure and its axes, an array of shape (rows, columns); called inside a function that is :data:`styled`.
 
     Args:
@@ -46,9 +54,10 @@ def blank(width: float, height: float, rows: int = 1, columns: int = 1, **subplo
         height: In units of 100 pixels.
         rows: Number of rows of axes.
         columns: Number of columns of axes.
+        layout: None leaves the margins to the caller: ``constrained`` doubles the time that drawing takes.
         **subplots: Other arguments of matplotlib's Figure.subplots.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 

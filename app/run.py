@@ -4,6 +4,7 @@ RUN/config.yaml             the whole configuration: `fit --config` repeats the 
 RUN/checkpoints/best.ckpt   best by the task's validation metric
 RUN/checkpoints/last.ckpt   after the last whole epoch, or where the run was interrupted
 RUN/tensorboard/            events
+RUN/gradients.npz           gradients through time, as arrays
 RUN/results.json            figures and circumstances, for later tools
 """
 
@@ -48,6 +49,10 @@ class RunDirectory:
     @property
     def last(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def gradients(self) -> Path:
+        return self.path / "gradients.npz"
 
     @property
     def results(self) -> Path:

@@ -1,0 +1,208 @@
+"""The gradient at each time step, measured in a run: right, and without a trace in the run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from paths import QUICKSTART
+from pytorch_lightning import Callback, Trainer, seed_everything
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from app.callbacks import run_callbacks
+from app.cli import main
+from app.gradient_pictures import history_picture, profile_picture
+from app.gradients_through_time import GradientsThroughTime, History
+from app.observe import Observe
+from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
+from app.run import RunDirectory
+from app.tasks import SequenceClassifier
+from cells import DTRIV, LSTM, MomentumLSTM
+from datamodules import Digits
+
+FILE = Path("gradients.npz")
+
+
+class Losses(Callback):
+    """Every training loss, and the weights and the random numbers at the end."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, task, outputs, *_):
+        self.losses.append(outputs["loss"].item())
+
+    def on_train_end(self, trainer, task):
+        self.weights = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+        self.random = torch.rand(3)
+
+
+class Dropped(SequenceClassifier):
+    """A classifier whose training draws random numbers."""
+
+    def forward(self, inputs, lengths=None):
+        return super().forward(F.dropout(inputs, 0.3, self.training), lengths)
+
+
+def fit(*callbacks, cell=DTRIV, steps=9, **trainer):
+    seed_everything(3)
+    task = Dropped(partial(cell, **({"rebase_every": 2} if cell is DTRIV else {})), 1, 10, hidden_size=6)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False} | trainer
+    Trainer(max_steps=steps, callbacks=list(callbacks), enable_model_summary=False, **options).fit(task, Digits())
+    return task
+
+
+@pytest.mark.parametrize("cell", [DTRIV, MomentumLSTM])
+def test_a_run_is_bit_for_bit_the_run_without(cell):
+    with_it, without = Losses(), Losses()
+    fit(GradientsThroughTime(2, FILE), with_it, cell=cell)
+    fit(without, cell=cell)
+    assert len(with_it.losses) == 9
+    assert with_it.losses == without.losses
+    assert all(torch.equal(with_it.weights[name], tensor) for name, tensor in without.weights.items())
+    assert torch.equal(with_it.random, without.random)
+
+
+def test_measured_is_what_autograd_gives_by_hand_at_each_measurement():
+    """The same training by a loop of its own: h_t kept, the gradient asked of autograd, after 0, 3 and 6 steps."""
+    callback, losses = GradientsThroughTime(3, FILE), Losses()
+    by_hand = []
+
+    class ByHand(Callback):
+        def on_train_batch_start(self, trainer, task, batch, batch_idx):
+            if trainer.global_step % 3:
+                return
+            probe = next(iter(trainer.datamodule.val_dataloader()))
+            double = Dropped(LSTM, 1, 10, hidden_size=6).double().eval()
+            double.load_state_dict(task.state_dict())
+            state, kept = double.cell.initial_state(ROWS), []
+            for x_BI in probe["inputs"][:ROWS].double().unbind(1):
+                h_BH, state = double.cell.step(x_BI, state)
+                h_BH.retain_grad()
+                state.core.c.retain_grad()
+                kept.append(state.core)
+            loss = F.cross_entropy(double.head(h_BH), probe["targets"][:ROWS])
+            loss.backward()
+            norms = [[float(part.grad.norm()) for part in step] for step in kept]
+            by_hand.append((trainer.global_step, loss.item(), np.array(norms)))
+
+    fit(callback, losses, ByHand(), cell=LSTM)
+    history = callback.history
+    assert history.steps == [0, 3, 6, 9]
+    assert np.isnan(history.train_loss[0])
+    assert history.train_loss[1:] == pytest.approx([np.mean(losses.losses[i : i + 3]) for i in (0, 3, 6)])
+    for index, (step, loss, norms) in enumerate(by_hand):
+        assert history.steps[index] == step
+        assert history.probe_loss[index] == pytest.approx(loss, rel=1e-10)
+        np.testing.assert_allclose(history.norms["cell/h"][index], norms[:, 0], rtol=1e-10)
+        np.testing.assert_allclose(history.norms["cell/c"][index], norms[:, 1], rtol=1e-10)
+
+
+def test_accumulated_gradients_count_optimiser_steps_and_whole_losses():
+    callback, losses = GradientsThroughTime(2, FILE), Losses()
+    fit(callback, losses, steps=4, accumulate_grad_batches=2)
+    assert callback.history.steps == [0, 2, 4]
+    assert callback.history.train_loss[1] == pytest.approx(2 * np.mean(losses.losses[:4]))
+
+
+def test_arrays_are_read_back_and_a_run_goes_on_with_them():
+    history = History()
+    for step in (0, 2, 4):
+        history.add(step, step / 2, Measurement(float(step), {"cell/h": np.full(5, step + 1.0)}))
+    history.save(FILE)
+    found = History.load(FILE, before=4)
+    assert found.steps == [0, 2]
+    assert found.probe_loss == [0, 2]
+    assert found.train_loss == [0, 1]
+    assert found.cells == ["cell"]
+    np.testing.assert_array_equal(found.of_cell("cell")["h"], [[1] * 5, [3] * 5])
+
+
+def test_layers_are_told_apart_and_a_cell_in_a_cell_is_no_layer():
+    class Stack(LSTM):
+        def __init__(self, input_size, hidden_size, **own):
+            super().__init__(input_size, hidden_size, **own)
+            self.inner = LSTM(1, 2)
+
+    class Deep(SequenceClassifier):
+        def __init__(self):
+            super().__init__(LSTM, 1, 10, hidden_size=6)
+            self.layers = nn.ModuleList([LSTM(1, 5), Stack(5, 6), LSTM(9, 9)])
+
+        def forward(self, inputs, lengths=None):
+            for layer in list(self.layers)[:2]:
+                inputs, _ = layer(inputs)
+            return self.head(inputs[:, -1])
+
+    task = Deep()
+    assert list(outermost_cells(task)) == ["cell", "layers.0", "layers.1", "layers.2"]
+    found = Probe({"inputs": torch.rand(9, 7, 1), "targets": torch.zeros(9, dtype=torch.int64)}).measure(task)
+    used = {name.partition("/")[0] for name in found.norms}
+    assert used == {"layers.0", "layers.1"}  # the others are not called
+    np.testing.assert_allclose(found.norms["layers.0/x"].shape, (7,))
+
+
+def test_what_cannot_be_looked_into_says_so():
+    class Silent(SequenceClassifier):
+        def probe_loss(self, batch):
+            return None
+
+    probe = Probe({"inputs": torch.rand(2, 3, 1), "targets": torch.zeros(2, dtype=torch.int64)})
+    with pytest.raises(ValueError, match="Silent has no probe_loss"):
+        probe.measure(Silent(LSTM, 1, 10, hidden_size=3))
+
+
+def test_ratio_and_slope_of_a_profile_that_is_known():
+    profile = 10.0 ** (0.05 * np.arange(100))
+    assert slope(profile) == pytest.approx(0.05)
+    tenths = profile[:10].mean() / profile[-10:].mean()
+    assert vanishing_ratio(profile) == pytest.approx(tenths)
+    ended = np.concatenate([profile, np.zeros(30)])  # sequences of 100 steps, padded
+    assert slope(ended) == pytest.approx(0.05)
+    assert vanishing_ratio(ended) == pytest.approx(tenths)
+    assert vanishing_ratio(np.ones(7)) == 1
+    assert np.isnan(vanishing_ratio(np.zeros(7)))
+    assert np.isnan(slope(np.eye(7)[6]))
+
+
+def test_pictures_show_the_arrays_over_the_same_steps():
+    norms = {"h": 10.0 ** -np.arange(12.0).reshape(3, 4), "x": np.zeros((3, 4))}
+    figure = history_picture(norms, [0, 10, 30], {"probe": [3, 2, 1], "training": [np.nan, 2, 1]})
+    heat, _, below = figure.axes[:3]
+    (mesh,) = heat.collections
+    np.testing.assert_allclose(mesh.get_array(), -np.arange(12.0).reshape(3, 4).T)
+    edges = mesh.get_coordinates()[0, :, 0]
+    assert edges.tolist() == [-5, 5, 20, 40]
+    assert below.get_xlim() == heat.get_xlim() == (-5, 40)
+    assert below.lines[0].get_xydata().tolist() == [[0, 3], [10, 2], [30, 1]]
+    left, right = (axis.get_position() for axis in (heat, below))
+    assert (left.x0, left.x1) == pytest.approx((right.x0, right.x1))
+    lines = profile_picture({"step 0": {"h": norms["h"][0]}, "step 30": {"h": norms["h"][2]}}).axes[0].lines
+    assert lines[1].get_ydata().tolist() == norms["h"][2].tolist()
+    assert lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+
+
+def test_a_run_of_the_command_line_shows_and_writes_it():
+    options = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--model.hidden_size", "4"]
+    options += ["--trainer.limit_val_batches", "1", "--trainer.limit_test_batches", "1"]
+    assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run", "--probe_every", "15"]) == 0
+    found = EventAccumulator("run/tensorboard")
+    found.Reload()
+    assert [event.step for event in found.Scalars("gradient_through_time/vanishing_ratio")] == [0, 15, 30]
+    assert [event.step for event in found.Scalars("gradient_through_time/slope")] == [0, 15, 30]
+    assert {"gradient_through_time/cell", "gradient_through_time/cell_latest"} <= set(found.Tags()["images"])
+    with np.load("run/gradients.npz") as arrays:
+        assert arrays["cell/h"].shape == arrays["cell/c"].shape == arrays["cell/x"].shape == (3, 64)
+
+
+@pytest.mark.parametrize(("observe", "every"), [(False, 5), (True, 0)])
+def test_it_is_switched_off_alone_or_with_all_else(observe, every):
+    task = SequenceClassifier(LSTM, 1, 10, hidden_size=3)
+    callbacks = run_callbacks(task, RunDirectory(Path("run")), observe, every)
+    assert not any(isinstance(callback, GradientsThroughTime) for callback in callbacks)
+    assert any(isinstance(callback, Observe) for callback in callbacks) == observe
