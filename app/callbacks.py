@@ -37,10 +37,10 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool, probe_every: int
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
     callbacks: list[Callback] = [best, last, LearningRateMonitor(), BaselineCurves()]
-    if observe:
-        callbacks.append(Observe())
     if observe and probe_every:
         callbacks.append(GradientsThroughTime(probe_every, run.gradients))
+    if observe:
+        callbacks.append(Observe())  # the last: what the others do after a batch is not time spent waiting for data
     return callbacks
 
 

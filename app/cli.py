@@ -17,6 +17,7 @@ usage: python -m app COMMAND [options]
   test      measure a checkpoint on the test data                   --ckpt_path RUN/checkpoints/best.ckpt
   predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
   export    write a torch.export or ONNX program                    --ckpt_path FILE --output model.pt2
+  diagnose  write a page about what the cells of checkpoints do      --ckpt_path FILE [--ckpt_path FILE]
   cells     list the registered cells, or explain one               cells [NAME]
 
 python -m app COMMAND --help shows every option; --traceback shows where an error came from.
@@ -40,12 +41,18 @@ def main(args: Sequence[str] | None = None) -> int:
             from app.list_cells import list_cells
 
             list_cells(options)
+        elif command == "diagnose":
+            from app.diagnose import diagnose
+
+            diagnose(options)
         elif command in ("fit", "validate", "test", "predict", "export"):
             from app.lightning_cli import run  # imports take seconds: only where they are needed
 
             run(command, options)
         else:
-            raise UserError(f"{command!r} is no command; fit, validate, test, predict, export or cells is expected")
+            raise UserError(
+                f"{command!r} is no command; fit, validate, test, predict, export, diagnose or cells is expected"
+            )
     except UserError as error:
         if show_traceback:
             traceback.print_exc()

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from app.pictures import blank, styled
+from cells.jacobians import Jacobians
 
 DECADES = 12  # below the largest norm, that a heat map tells apart
 SHOWN = ("h", "x", "c")  # of the norms that were measured
@@ -73,6 +75,43 @@ def profile_picture(profiles: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             ax.plot(np.arange(1, len(norms_T) + 1), np.where(norms_T > 0, norms_T, np.nan), label=name)
         ax.set(title=f"||dL/d{what}_t||", xlabel="time step t", yscale="log")
     axes[0].legend()
+    return figure
+
+
+@styled
+def jacobians_picture(found: Mapping[str, Jacobians]) -> Figure:
+    """||dh_T/dh_t|| over t on a logarithmic scale, a panel for each name; what theory says of it beside it."""
+    figure, axes = blank(max(6.0, 4.2 * len(found)), 3.6, 1, len(found), sharey=True)
+    for ax, (name, jacobians) in zip(axes[0], found.items(), strict=True):
+        curves = {
+            "dh_T/dh_t, measured": (jacobians.measured, "-"),
+            "its upper bound": (jacobians.bound, ":"),
+            "published product": (jacobians.published, "--"),
+            "what enters by the drive at t": (jacobians.through_drive, "-."),
+        }
+        for label, (norms, line) in curves.items():
+            if norms is not None:
+                values = norms.cpu().numpy()
+                ax.plot(jacobians.steps, np.where(values > 0, values, np.nan), line, label=label)
+        ax.set(title=name, xlabel="time step t", yscale="log")
+    axes[0, 0].set_ylabel("spectral norm")
+    widest = max(axes[0], key=lambda ax: len(ax.lines))
+    widest.legend()
+    return figure
+
+
+@styled
+def spectra_picture(found: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Singular values of U, largest first, a panel for each gate block, a line for each name."""
+    blocks = list(dict.fromkeys(block for spectra in found.values() for block in spectra))
+    figure, axes = blank(max(4.0, 2.6 * len(blocks)), 2.8, 1, len(blocks), sharey=True)
+    for ax, block in zip(axes[0], blocks, strict=True):
+        for name, spectra in found.items():
+            values = spectra[block].cpu().numpy() if block in spectra else np.zeros(0)
+            ax.plot(np.arange(1, len(values) + 1), values, label=name)
+        ax.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+        ax.set(title=f"block {block}", xlabel="singular value")
+    axes[0, 0].legend()
     return figure
 
 

@@ -20,6 +20,7 @@ from app.gradient_pictures import history_picture, profile_picture
 from app.observe import showing
 from app.probe import Measurement, Probe, slope, vanishing_ratio
 from app.tasks import Task
+from cells.dynamics import dynamics
 from datamodules import DataModule
 
 NAME = "gradient_through_time"
@@ -90,9 +91,10 @@ class GradientsThroughTime(Callback):
 
     The first sequences of the validation data are the probe (:class:`app.probe.Probe`). It is measured before the
     first optimiser step and after every ``every`` steps, and TensorBoard gets the vanishing ratio and the slope at
-    once. The pictures, of all measurements with the losses under them and of the first and the latest, come with those
-    of the task, unless drawing has taken more than a hundredth of the time so far; they are complete at the end. The
-    arrays are then written to ``file`` (:meth:`History.save`); a run that goes on goes on with them.
+    once. Pictures of all measurements with the losses under them, of the first and the latest profile, and the numbers
+    of the cell's state (:class:`cells.dynamics.Dynamics`) come with the pictures of the task, unless they have taken
+    more than a hundredth of the time so far, and at the end. The arrays are then written to ``file``
+    (:meth:`History.save`); a run that goes on goes on with them.
 
     Args:
         every: Optimiser steps between two measurements.
@@ -132,11 +134,11 @@ class GradientsThroughTime(Callback):
         if self.probe is None or not showing(trainer):
             return
         if self.drawing <= DRAWING * (time.monotonic() - self.start):
-            self._show(trainer)
+            self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.probe is not None and self.shown < len(self.history.steps):
-            self._show(trainer)
+            self._show(trainer, pl_module)
 
     def _measure(self, trainer: Trainer, task: LightningModule) -> None:
         assert self.probe is not None
@@ -151,7 +153,9 @@ class GradientsThroughTime(Callback):
             board.scalar(f"{NAME}/vanishing_ratio{of}", vanishing_ratio(latest_T))
             board.scalar(f"{NAME}/slope{of}", slope(latest_T))
 
-    def _show(self, trainer: Trainer) -> None:
+    def _show(self, trainer: Trainer, task: LightningModule) -> None:
+        assert self.probe is not None
+        assert isinstance(task, Task)
         begin = time.monotonic()
         self.shown = len(self.history.steps)
         self.history.save(self.file)
@@ -165,4 +169,11 @@ class GradientsThroughTime(Callback):
                 for index in (0, -1)
             }
             board.figure(f"{NAME}/{cell}_latest", profile_picture(profiles))
+        with self.probe.look(task) as (_, records):
+            for cell, record in records.items():
+                of = f" of {cell}" if len(records) > 1 else ""
+                numbers = dynamics(record, starts=2).numbers()
+                numbers["half_life"] = min(numbers["half_life"], len(record.outputs))  # a chart has no infinity
+                for name, value in numbers.items():
+                    board.scalar(f"dynamics/{name}{of}", value)
         self.drawing += time.monotonic() - begin

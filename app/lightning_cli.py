@@ -56,17 +56,49 @@ def run(command: str, options: Sequence[str]) -> None:
         UserError: for a mistake in the options, the configuration, the checkpoint or the data.
         KeyboardInterrupt: if the user interrupts; ``last.ckpt`` is then where the run stopped.
     """
-    for message in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
-    )
+    _quieten()
     cells.load_entry_points()
     try:
         cli = CLI(command, with_run_config(command, with_existing_configs(options)))
         cli.execute()
     except (ArgumentError, DataError) as error:
         raise UserError(plain_sentence(str(error))) from error
+
+
+def _quieten() -> None:
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
+    )
+
+
+def load_trained(path: Path, config: str | None = None) -> tuple[Task, DataModule]:
+    """The task of a checkpoint with its weights, and its data, ready for validation.
+
+    Args:
+        path: The checkpoint.
+        config: The configuration; None: that of the run that wrote the checkpoint.
+
+    Raises:
+        UserError: if the checkpoint or the configuration cannot be read, they contradict each other, or there are no
+            data.
+    """
+    options = ["--ckpt_path", str(path), *(["--config", config] if config else [])]
+    _quieten()
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no word on devices and seeds: nothing is run
+    cells.load_entry_points()
+    try:
+        cli = CLI("validate", with_run_config("validate", with_existing_configs(options)))
+        checkpoint = read_checkpoint(path)
+        check_fits(checkpoint, cli.model, path)
+        cli.model.load_state_dict(checkpoint["state_dict"])
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("validate")
+    except (ArgumentError, DataError) as error:
+        raise UserError(plain_sentence(str(error))) from error
+    return cli.model, cli.datamodule
 
 
 class Trainer(LightningTrainer):

@@ -9,6 +9,7 @@ Shapes: B examples, C classes, S side of an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +68,13 @@ def as_array(figure: Figure) -> np.ndarray:
     canvas.draw()
     pixels: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return pixels
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the contents of a PNG file."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 @styled

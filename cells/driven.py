@@ -50,6 +50,7 @@ class DrivenCell(Cell):
 
     Attributes:
         gates: Number of gate blocks of the core.
+        gate_names: Their names, in order, for reports.
         kernel: torch's function for the core, if it has one.
         recurrence: The core for the engine ``bptt``, if there is one.
         weight_ih: W, of shape (G, I).
@@ -61,6 +62,7 @@ class DrivenCell(Cell):
     """
 
     gates: ClassVar[int]
+    gate_names: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[Callable[..., Any] | None] = None
     recurrence: ClassVar[type[Recurrence] | None] = None
     bias_ih: nn.Parameter | None
@@ -87,6 +89,10 @@ class DrivenCell(Cell):
     @abstractmethod
     def core_step(self, v_BG: Tensor, u_BG: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of the core on the driven input v and u = U h + b_hh: h_BH and the next state."""
+
+    def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
+        """How far each gate is open, in [0, 1] of shape (B, H), by name; nothing for a core without gates."""
+        return {}
 
     def settled(self, a_G: Tensor) -> Tensor:
         """What reaches the gates, U h aside, after an input that was always ``a_G`` = W x + b_ih."""

@@ -45,6 +45,7 @@ class OrthogonalCore(DrivenCell):
     """
 
     gates = 1
+    gate_names = ("U",)
     recurrence = ModReLURecurrence
     trivialization: ClassVar[str]
     roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}

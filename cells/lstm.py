@@ -36,6 +36,7 @@ class LSTMCore(TorchCore):
     """
 
     gates = 4
+    gate_names = ("i", "f", "g", "o")
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
     recurrence = LSTMRecurrence
 
@@ -63,6 +64,10 @@ class LSTMCore(TorchCore):
         c_BH = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
         h_BH = torch.sigmoid(o) * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
+
+    def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
+        i, f, _, o = torch.sigmoid(v_BG + u_BG).chunk(4, -1)
+        return {"i": i, "f": f, "o": o}
 
 
 class LSTM(IdentityDriven, LSTMCore):

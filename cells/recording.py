@@ -32,6 +32,7 @@ class Recording:
         inputs: x_t of shape (B, I), for each step.
         outputs: y_t of shape (B, H).
         states: The leaves of the state that step t left; what step t + 1 started from.
+        drives: Of a cell with a core, the v_t and u_t that the core got at each step.
         spec: How the leaves make a state (``torch.utils._pytree``).
     """
 
@@ -40,6 +41,7 @@ class Recording:
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.states: list[list[Tensor]] = []
+        self.drives: list[tuple[Tensor, Tensor]] = []
         self.spec: TreeSpec | None = None
         self._output_leaves: set[int] = set()  # which leaves of the state have been the output in all steps
 
@@ -86,7 +88,7 @@ def recording(cell: Cell) -> Iterator[Recording]:
     record = Recording(cell)
     replaced: dict[str, Any] = {"loop": partial(_recorded_loop, record)}
     if isinstance(cell, DrivenCell):
-        replaced["engine"] = "reference"
+        replaced |= {"engine": "reference", "core_step": partial(_recorded_core_step, record)}
     else:
         replaced["forward"] = partial(Cell.forward, cell)
     before = {name: vars(cell)[name] for name in replaced if name in vars(cell)}
@@ -146,6 +148,13 @@ def _tapped(record: Recording) -> dict[str, list[Tensor]]:
 def _recorded_loop(record: Recording, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
     cell = record.cell
     return type(cell).loop(cell, x_BTI, state, partial(record.step, step or cell.stepper()))
+
+
+def _recorded_core_step(record: Recording, v_BG: Tensor, u_BG: Tensor, state: Any) -> tuple[Tensor, Any]:
+    record.drives.append((v_BG, u_BG))
+    cell = record.cell
+    assert isinstance(cell, DrivenCell)
+    return type(cell).core_step(cell, v_BG, u_BG, state)
 
 
 def _name(path: Sequence[Any]) -> str:
