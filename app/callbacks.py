@@ -12,12 +12,13 @@ from torch import Tensor
 from app.baselines import BaselineCurves
 from app.gradients_through_time import GradientsThroughTime
 from app.observe import Observe
+from app.random_states import RandomStates
 from app.run import RunDirectory, write_text
 from app.tasks import Task
 
 
 def run_callbacks(task: Task, run: RunDirectory, observe: bool, probe_every: int = 0) -> list[Callback]:
-    """Checkpoints by validation (best and last), curves of baselines and learning rate, and what is observed.
+    """Checkpoints (best, last) with the random states, curves of baselines and learning rate, and what is observed.
 
     Args:
         task: What is trained.
@@ -36,7 +37,7 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool, probe_every: int
     last = ModelCheckpoint(
         run.checkpoints, run.last.stem, every_n_epochs=1, save_on_exception=True, enable_version_counter=False
     )
-    callbacks: list[Callback] = [best, last, LearningRateMonitor(), BaselineCurves()]
+    callbacks: list[Callback] = [RandomStates(), best, last, LearningRateMonitor(), BaselineCurves()]
     if observe and probe_every:
         callbacks.append(GradientsThroughTime(probe_every, run.gradients))
     if observe:

@@ -45,6 +45,8 @@ IGNORED_WARNINGS = (
     "The given buffer is not writable",  # torch.export.load, of a file that is only read
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
+    "You're resuming from a checkpoint that ended before the epoch",  # the data module knows how far it had come
+    "You are using a custom batch sampler",  # to predict: it gives every example once
 )
 say = rank_zero_only(console.say)  # once for all processes
 
@@ -121,7 +123,11 @@ class CLI(LightningCLI):
             DataModule,
             SaveConfig,
             trainer_class=Trainer,
-            trainer_defaults={"enable_model_summary": False, "max_epochs": 10},
+            trainer_defaults={
+                "enable_model_summary": False,
+                "max_epochs": 10,
+                "use_distributed_sampler": False,  # the data modules share the examples among the processes themselves
+            },
             seed_everything_default=0,
             parser_kwargs={"prog": "python -m app", **strict, command: dict(strict)},
             subclass_mode_model=True,

@@ -65,12 +65,13 @@ class _Adaptive(torch.autograd.Function):
         m_BC = _like(a_BTC, m_BC)
         p_BC = None if p_BC is None else _like(a_BTC, p_BC)
         r_BC = torch.empty_like(a_BTC[:, 0])
+        mu, s = None if momentum_11C is None else momentum_11C[0], step_size_11C[0]
         for a_BC, v_BC in zip(a_BTC.unbind(1), v_BTC.unbind(1), strict=True):
             _average(m_BC, a_BC, beta, delta, delta_in_root, r_BC)
-            if p_BC is None or momentum_11C is None:
-                torch.mul(a_BC, step_size_11C[0], out=v_BC).mul_(r_BC)
+            if p_BC is None or mu is None:
+                torch.mul(a_BC, s, out=v_BC).mul_(r_BC)
             else:
-                p_BC.mul_(momentum_11C[0]).addcmul_(a_BC, step_size_11C[0])
+                p_BC.mul_(mu).addcmul_(a_BC, s)
                 torch.mul(p_BC, r_BC, out=v_BC)
         return v_BTC, *([] if p_BC is None else [p_BC]), m_BC
 
@@ -83,10 +84,11 @@ class _Adaptive(torch.autograd.Function):
         root_BTC = r_BTC if delta_in_root else torch.empty_like(a_BTC)
         a, dv, p, r, root, da = (x.unbind(1) for x in (a_BTC, dv_BTC, p_BTC, r_BTC, root_BTC, da_BTC))
         m_now_BC, p_now_BC = _like(a_BTC, m_BC), p_BC
+        mu, s = 0.0 if momentum_11C is None else momentum_11C[0], step_size_11C[0]
         for t, a_BC in enumerate(a):
-            torch.mul(a_BC, step_size_11C[0], out=p[t])
+            torch.mul(a_BC, s, out=p[t])
             if p_now_BC is not None:
-                p_now_BC = p[t].addcmul_(p_now_BC, momentum_11C[0])
+                p_now_BC = p[t].addcmul_(p_now_BC, mu)
             _average(m_now_BC, a_BC, beta, delta, delta_in_root, r[t])
             if not delta_in_root:
                 torch.sqrt(m_now_BC, out=root[t])
@@ -99,7 +101,7 @@ class _Adaptive(torch.autograd.Function):
         for t in reversed(range(len(a))):
             if t < len(a) - 1:
                 q_BC.mul_(beta)
-                dp_BC.mul_(0.0 if p_BC is None else momentum_11C[0])
+                dp_BC.mul_(mu)
             torch.mul(r[t], dv[t], out=spare_BC)
             dp_BC.add_(spare_BC)
             spare_BC.mul_(p[t]).mul_(r[t])  # p r dv comes first: the powers of r alone may overflow
@@ -107,12 +109,12 @@ class _Adaptive(torch.autograd.Function):
                 q_BC.addcmul_(spare_BC, r[t])
             else:  # where m is 0 its root has no derivative, and a, which is 0, needs none
                 q_BC.add_(spare_BC.div_(root[t]).masked_fill_(root[t] == 0, 0.0))
-            torch.mul(dp_BC, step_size_11C[0], out=da[t]).addcmul_(a[t], q_BC, value=beta - 1)
+            torch.mul(dp_BC, s, out=da[t]).addcmul_(a[t], q_BC, value=beta - 1)
             if ctx.needs_input_grad[3]:
                 dmomentum_BC.addcmul_(dp_BC, p[t - 1] if t > 0 else p_BC)
             if ctx.needs_input_grad[4]:
                 dstep_size_BC.addcmul_(dp_BC, a[t])
-        dp_first = None if p_BC is None else dp_BC * momentum_11C[0]
+        dp_first = None if p_BC is None else dp_BC * mu
         dmomentum = dmomentum_BC[None].sum_to_size(momentum_11C.shape) if ctx.needs_input_grad[3] else None
         dstep_size = dstep_size_BC[None].sum_to_size(step_size_11C.shape) if ctx.needs_input_grad[4] else None
         return da_BTC, dp_first, q_BC * (-beta / 2), dmomentum, dstep_size, None, None, None

@@ -259,7 +259,7 @@ def add_product(sum_MB: Tensor, weight_MN: Tensor, x_NB: Tensor) -> Tensor:
 
 
 class Chunk(torch.autograd.Function):
-    """(y_BKH, h_K, h_{K-1}, the rest of the last state) of a chunk.
+    """(h_KHB, h_K, h_{K-1}, the rest of the last state) of a chunk.
 
     ``ahead_KB``, if given, are the c_t of a cell whose products are U (h_{t-1} + c_t (h_{t-1} - h_{t-2})).
     """
@@ -276,7 +276,7 @@ class Chunk(torch.autograd.Function):
         h_HB: Tensor,
         *own: Tensor,
     ) -> tuple[Tensor, ...]:
-        K, G, B = v_KGB.shape
+        K, G, _ = v_KGB.shape
         core = kind()
         z_KZB = core.prepare(v_KGB, bias_GB)
         into = z_KZB[:, :G].unbind(0)
@@ -296,20 +296,19 @@ class Chunk(torch.autograd.Function):
         ctx.bias_shape = None if bias_GB is None else bias_GB.shape
         ctx.save_for_backward(weight_GH, ahead_KB, before_HB, h_HB, z_KZB, h_KHB, *kept, *own)
         ctx.set_materialize_grads(False)
-        y_BKH = h_KHB.view(-1, B).t().contiguous().view(B, K, -1)  # as one matrix: torch's fast transposition
-        return y_BKH, h_KHB[-1].clone(), (h_HB if K == 1 else h_KHB[-2]).clone(), *last
+        return h_KHB, h_KHB[-1].clone(), (h_HB if K == 1 else h_KHB[-2]).clone(), *last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        dy_BKH, dh_HB, dbefore_HB, *dlast = grads
+        dy_KHB, dh_HB, dbefore_HB, *dlast = grads
         weight_GH, ahead_KB, before_HB, h_HB, *kept = ctx.saved_tensors
         core = ctx.kind()
         h_KHB = kept[1]
         (K, H, B), G = h_KHB.shape, len(weight_GH)
         dh_KHB = h_KHB.new_zeros(K + 2, H, B)  # of h_0, h_1, .., h_K, and at the end, dh[-1], of h_{-1}
-        if dy_BKH is not None:
-            dh_KHB[1 : K + 1].view(-1, B).copy_(dy_BKH.contiguous().view(B, -1).t())
+        if dy_KHB is not None:  # it lies in memory batch first: see Joined
+            dh_KHB[1 : K + 1].view(-1, B).copy_(dy_KHB.permute(2, 0, 1).contiguous().view(B, -1).t())
         if dh_HB is not None:
             dh_KHB[K] += dh_HB
         if dbefore_HB is not None:
@@ -346,6 +345,27 @@ class Chunk(torch.autograd.Function):
         )
 
 
+class Joined(torch.autograd.Function):
+    """y_BTH from the h_KHB of all chunks, whose memory may be what their backward passes keep.
+
+    It spares the copies that torch.cat would need, batch first, beside its result.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *chunks_KHB: Tensor) -> Tensor:
+        ctx.steps = [len(h_KHB) for h_KHB in chunks_KHB]
+        _, H, B = chunks_KHB[0].shape
+        y_BTH = chunks_KHB[0].new_empty(B, sum(ctx.steps), H)
+        for h_KHB, y_BKH in zip(chunks_KHB, y_BTH.split(ctx.steps, 1), strict=True):
+            y_BKH.copy_(h_KHB.view(-1, B).t().contiguous().view(B, -1, H))  # as a matrix: torch's fast transposition
+        return y_BTH
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BTH: Tensor) -> tuple[Tensor, ...]:
+        return tuple(dy_BKH.permute(1, 2, 0) for dy_BKH in dy_BTH.split(ctx.steps, 1))
+
+
 class Unrolled:
     """The chunks of one sequence, each going on from the state that the last one left.
 
@@ -371,10 +391,10 @@ class Unrolled:
         if ahead_KB is not None and self.before_HB is None:
             self.before_HB = torch.zeros_like(self.h_HB)
         own = *self.rest, *self.parameters
-        y_BKH, self.h_HB, self.before_HB, *self.rest = Chunk.apply(  # type: ignore[no-untyped-call]  # torch's Function is untyped
+        h_KHB, self.h_HB, self.before_HB, *self.rest = Chunk.apply(  # type: ignore[no-untyped-call]  # torch's Function is untyped
             self.kind, v_KGB, self.weight_GH, bias_GB, ahead_KB, self.before_HB, self.h_HB, *own
         )
-        self.outputs.append(y_BKH)
+        self.outputs.append(h_KHB)
 
     def before_last(self) -> Tensor:
         """h before the last step, of shape (B, H)."""
@@ -383,7 +403,7 @@ class Unrolled:
 
     def result(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """All outputs y_BTH and the core's last state, batch first."""
-        y_BTH = self.outputs[0] if len(self.outputs) == 1 else torch.cat(self.outputs, 1)
+        y_BTH = Joined.apply(*self.outputs)  # type: ignore[no-untyped-call]  # torch's Function is untyped
         return y_BTH, tuple(leaf.t().contiguous() for leaf in (self.h_HB, *self.rest))
 
 

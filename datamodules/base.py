@@ -1,17 +1,20 @@
-"""What all data modules share: the root folder, batches as dictionaries, loaders over data in memory."""
+"""What all data modules share: the root folder, batches as dictionaries, loaders, and the place in the data."""
 
 from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batches import Batches
 
 Batch = dict[str, Tensor]
 
@@ -45,6 +48,10 @@ class TensorsDataset(Dataset[Batch]):
         return {name: tensor.index_select(0, rows) for name, tensor in self.tensors.items()}  # faster than tensor[rows]
 
 
+def _whole_batch(batch: Any) -> Any:
+    return batch  # TensorsDataset.__getitems__ has made it already
+
+
 class DataModule(LightningDataModule):
     """Real data made ready: ``train``, ``validation`` and ``test`` data sets after ``setup``.
 
@@ -75,6 +82,7 @@ class DataModule(LightningDataModule):
             raise ValueError(f"batch_size is {batch_size}; an integer of at least 1 is expected")
         self.root = Path(root or os.environ.get("DATA_DIR") or "data")
         self.batch_size = batch_size
+        self.resumed_at = (0, 0)  # epoch, and batches of it that are done
 
     @property
     @abstractmethod
@@ -109,9 +117,83 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.test)
 
-    def _loader(self, dataset: Dataset[Batch], shuffle: bool = False) -> DataLoader[Batch]:
-        return DataLoader(dataset, batch_size=self.batch_size, shuffle=shuffle, collate_fn=_whole_batch)
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: how far the training has come in them."""
+        if self.trainer is None:
+            return {}
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if epochs.started == epochs.processed:  # at the end of an epoch, which Lightning has counted but not left yet
+            batches = 0
+        return {"epoch": epochs.processed, "batches": batches, **self._reading()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let a training that is resumed go on where the checkpoint was written.
+
+        Raises:
+            DataError: if this training would cut the data into other batches.
+        """
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        different = [
+            f"{name} is {value}, in the checkpoint {state_dict.get(name)}"
+            for name, value in self._reading().items()
+            if state_dict.get(name) != value
+        ]
+        if different:
+            raise DataError(f"the place in the data cannot be found again: {'; '.join(different)}")
+        self.resumed_at = state_dict["epoch"], state_dict["batches"]
+
+    def _reading(self) -> dict[str, int]:
+        """What decides which batches there are and who reads them."""
+        return {"batch_size": self.batch_size, "processes": self._processes()[1], "seed": run_seed() or 0}
+
+    def _processes(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(
+        self,
+        dataset: Dataset[Batch],
+        *,
+        shuffle: bool = False,
+        lengths: Sequence[int] | None = None,
+        collate: Callable[[Any], Batch] = _whole_batch,
+    ) -> DataLoader[Batch]:
+        """A loader of this process's batches; the training's (shuffled) goes on where a checkpoint was written.
+
+        Args:
+            dataset: The examples.
+            shuffle: Whether it is the training's.
+            lengths: Of the examples, where batches are to be of similar length.
+            collate: Makes a batch of what the data set gives for its indices.
+
+        Raises:
+            DataError: if there are fewer examples than processes.
+        """
+        rank, world_size = self._processes()
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # untyped
+            shuffle = False
+        try:
+            batches = Batches(
+                len(dataset),  # type: ignore[arg-type]  # every data set here has a length
+                self.batch_size,
+                shuffle=shuffle,
+                seed=run_seed() or 0,
+                rank=rank,
+                world_size=world_size,
+                lengths=lengths,
+            )
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if shuffle:
+            batches.epoch, batches.start = self.resumed_at
+            self.resumed_at = (0, 0)
+        # a generator of its own: a loader draws a number each time it is read, which is not to change dropout
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
 
 
-def _whole_batch(batch: Any) -> Any:
-    return batch  # TensorsDataset.__getitems__ has made it already
+def run_seed() -> int | None:
+    """The seed that Lightning's ``seed_everything`` was given, which also child processes know."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return None if seed is None else int(seed)

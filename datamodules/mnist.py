@@ -6,7 +6,6 @@ Shapes: B examples, S side of an image in pixels, T time steps, I features of a 
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.base import DataError, DataModule, TensorsDataset
+from datamodules.base import DataError, DataModule, TensorsDataset, run_seed
 
 Permutation = int | Literal["none", "bit_reversal", "run_seed"]
 SIDE = 28
@@ -112,7 +111,9 @@ class MNIST(DataModule):
         if self.permutation == "bit_reversal":
             bits = (count - 1).bit_length()
             return torch.tensor(sorted(range(count), key=lambda pixel: f"{pixel:0{bits}b}"[::-1]))
-        seed = self.permutation if isinstance(self.permutation, int) else _run_seed()
+        seed = self.permutation if isinstance(self.permutation, int) else run_seed()
+        if seed is None:
+            raise DataError("permutation is 'run_seed', but the run has no seed; call seed_everything before")
         return torch.as_tensor(np.random.RandomState(seed).permutation(count))
 
     def images(self, inputs: Tensor) -> Tensor:
@@ -140,8 +141,8 @@ class MNIST(DataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the order in which its model reads the pixels."""
-        return {"order": self.order()}
+        """What a checkpoint keeps: the order in which its model reads the pixels, and how far the training has come."""
+        return {"order": self.order(), **super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse a checkpoint whose model reads the pixels in another order."""
@@ -150,6 +151,7 @@ class MNIST(DataModule):
                 f"permutation is {self.permutation!r}, but the checkpoint's model reads the pixels in another order; "
                 "the permutation (and for run_seed the seed) of its training is expected"
             )
+        super().load_state_dict(state_dict)
 
     def _read_part(self, part: str) -> TensorsDataset:
         images, labels = _names(part)
@@ -246,11 +248,3 @@ class FashionMNIST(MNIST):
 
 def _names(part: str) -> tuple[str, str]:
     return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
-
-
-def _run_seed() -> int:
-    """The seed that Lightning's ``seed_everything`` was given, which also child processes know."""
-    seed = os.environ.get("PL_GLOBAL_SEED")
-    if seed is None:
-        raise DataError("permutation is 'run_seed', but the run has no seed; call seed_everything before")
-    return int(seed)
