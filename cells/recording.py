@@ -134,8 +134,17 @@ def gradients_through_time(loss: Tensor, records: Sequence[Recording]) -> list[G
 
 
 def norms_through_time(gradients: Gradients) -> dict[str, Tensor]:
-    """The Euclidean norm over batch and features at each step, of shape (T,), by name."""
-    return {name: gradient.flatten(1).norm(dim=1) for name, gradient in gradients.items()}
+    """The Euclidean norm over batch and features at each step, of shape (T,), by name.
+
+    Squares of what has vanished would be 0 long before it is, so each step is measured in units of its largest entry.
+    """
+    norms = {}
+    for name, gradient in gradients.items():
+        steps = gradient.flatten(1)
+        largest_T = steps.abs().amax(1)
+        units_T = torch.where(largest_T > 0, largest_T, 1.0)
+        norms[name] = units_T * (steps / units_T[:, None]).norm(dim=1)
+    return norms
 
 
 def _tapped(record: Recording) -> dict[str, list[Tensor]]:

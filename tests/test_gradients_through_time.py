@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from app.observe import Observe
 from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
 from app.run import RunDirectory
 from app.tasks import SequenceClassifier
-from cells import DTRIV, LSTM, MomentumLSTM
-from datamodules import Digits
+from cells import DTRIV, LSTM, RNN, MomentumLSTM
+from datamodules import MNIST, Digits
 
 FILE = Path("gradients.npz")
 
@@ -206,3 +207,29 @@ def test_it_is_switched_off_alone_or_with_all_else(observe, every):
     callbacks = run_callbacks(task, RunDirectory(Path("run")), observe, every)
     assert not any(isinstance(callback, GradientsThroughTime) for callback in callbacks)
     assert any(isinstance(callback, Observe) for callback in callbacks) == observe
+
+
+def profile_at_the_start(cell, data):
+    data.prepare_data()
+    data.setup()
+    task = SequenceClassifier(cell, data.input_size, data.num_classes, hidden_size=128)
+    return Probe.of(data).measure(task).norms["cell/h"]
+
+
+def test_a_tanh_network_vanishes_at_the_start_and_an_orthogonal_one_is_flat():
+    """64 steps, 128 units: torch's initialisation against an orthogonal U."""
+    vanishing, flat = (profile_at_the_start(cell, Digits()) for cell in (RNN, DTRIV))
+    assert vanishing_ratio(vanishing) < 1e-10
+    assert slope(vanishing) > 0.15
+    assert 0.5 < vanishing_ratio(flat) < 1.5
+    assert abs(slope(flat)) < 0.003
+
+
+@pytest.mark.data
+@pytest.mark.skipif("DATA_DIR" not in os.environ, reason="DATA_DIR names no folder of data")
+def test_a_tanh_network_vanishes_on_mnist_and_an_orthogonal_one_is_flat():
+    """784 steps. The first pixels are black: there h_t is 0, where modReLU has no derivative, so the slope tells."""
+    vanishing, flat = (profile_at_the_start(cell, MNIST()) for cell in (RNN, DTRIV))
+    assert vanishing_ratio(vanishing) < 1e-100
+    assert slope(vanishing) > 0.15
+    assert abs(slope(flat)) < 0.001

@@ -157,3 +157,8 @@ def test_a_recorded_cell_gives_its_numbers_and_is_as_before():
     assert_close(leaves(record.state(T - 1)), leaves(expected[1]), **EXACT)
     assert len(record.outputs) == T
     assert cell.engine == "auto"
+
+
+def test_norms_of_what_has_vanished_are_not_rounded_to_0():
+    gradient = torch.tensor([[[3.0, 4.0]], [[3e-250, 4e-250]], [[0.0, 0.0]], [[3e250, 4e250]]], dtype=torch.float64)
+    assert norms_through_time({"h": gradient})["h"].tolist() == pytest.approx([5, 5e-250, 0, 5e250], rel=1e-12)
