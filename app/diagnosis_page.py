@@ -31,7 +31,7 @@ img { max-width: 100%; height: auto; } .row { display: flex; flex-wrap: wrap; ga
 figure { margin: 0.5rem 0; } figcaption { font-size: 0.9rem; color: #444; }
 """
 WORDS = {
-    "half_life": "half-life of a perturbation of h_t, steps",
+    "half_life": "half-life of a perturbation of {}_t, steps",
     "zero_units": "share of outputs that are 0",
     "large_units": "share of outputs beyond 0.9",
     "shut": "share of gate {} below 0.1",
@@ -41,7 +41,7 @@ WORDS = {
     "dc_gain": "gain of the drive for a constant input",
 }
 HALF_LIFE = (
-    "The half-life is the number of steps after which a small perturbation of h_t, all else held fixed, stays below "
+    "The half-life is the number of steps after which a small perturbation, all else held fixed, stays below "
     "half of its size: the median over sequences and start times."
 )
 GRADIENTS = (

@@ -5,6 +5,7 @@ Shapes: N measurements, T time.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -172,8 +173,8 @@ class GradientsThroughTime(Callback):
         with self.probe.look(task) as (_, records):
             for cell, record in records.items():
                 of = f" of {cell}" if len(records) > 1 else ""
-                numbers = dynamics(record, starts=2).numbers()
-                numbers["half_life"] = min(numbers["half_life"], len(record.outputs))  # a chart has no infinity
-                for name, value in numbers.items():
+                for name, value in dynamics(record, starts=2).numbers().items():
+                    if math.isinf(value):  # a half-life, of which a chart shows the length of the sequence
+                        value = len(record.outputs)
                     board.scalar(f"dynamics/{name}{of}", value)
         self.drawing += time.monotonic() - begin

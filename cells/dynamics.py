@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_unflatten
+from torch.utils._pytree import tree_leaves
 
 from cells.cell import Cell
 from cells.driven import DrivenCell
@@ -30,8 +30,8 @@ class Dynamics:
         large_units: The share of the outputs beyond +-0.9, where tanh is saturated; None where outputs are not bounded
             by 1.
         spectra: Singular values of the recurrent weight, largest first: one set for each gate block, by its name.
-        half_life: The number of steps after which a small perturbation of h_t stays below half its size: the median
-            over rows and start times; infinite where it had not by the end.
+        half_life: For h, and c where there is one, the number of steps after which a small perturbation of it stays
+            below half its size: the median over rows and start times; infinite where it had not by the end.
         dc_gain: The gain of the drive for a constant input; None for a cell without drive.
     """
 
@@ -39,12 +39,13 @@ class Dynamics:
     zero_units: float
     large_units: float | None
     spectra: Mapping[str, Tensor]
-    half_life: float
+    half_life: Mapping[str, float]
     dc_gain: float | None
 
     def numbers(self) -> dict[str, float]:
         """All of them by name, for charts and tables; what the cell does not have is left out."""
-        found = {"half_life": self.half_life, "zero_units": self.zero_units}
+        found = {f"half_life/{part}": steps for part, steps in self.half_life.items()}
+        found["zero_units"] = self.zero_units
         if self.large_units is not None:
             found["large_units"] = self.large_units
         for gate, (shut, wide_open) in self.gates.items():
@@ -81,7 +82,7 @@ def dynamics(record: Recording, starts: int = 8) -> Dynamics:
             zero_units=_share(y_TBH == 0),
             large_units=_share(y_TBH.abs() > 1 - SATURATED) if bounded else None,
             spectra=recurrent_spectra(cell),
-            half_life=half_life(record, starts),
+            half_life={part: half_life(record, part, starts) for part in ("h", "c") if part in record.parts()},
             dc_gain=gain_report(cell).dc_gain if isinstance(cell, DrivenCell) else None,
         )
 
@@ -96,36 +97,37 @@ def recurrent_spectra(cell: Cell) -> dict[str, Tensor]:
         return {name: torch.linalg.svdvals(block_HH) for name, block_HH in zip(names, blocks, strict=True)}
 
 
-def half_life(record: Recording, starts: int = 8, size: float = 1e-6) -> float:
-    """Steps after which a perturbation of h_t stays below half its size, while the inputs and all else are the same.
+def half_life(record: Recording, part: str = "h", starts: int = 8, size: float = 1e-6) -> float:
+    """Steps after which a perturbation of a part of the state stays below half its size, all else being the same.
 
-    The cell runs on from ``starts`` evenly spaced steps of the first half with h_t moved by ``size`` in a random
-    direction, the same in every call. The difference of the outputs is followed to the end of the sequence.
+    The cell runs on from ``starts`` evenly spaced steps of the first half with the part moved by ``size`` in a random
+    direction, the same in every call, and with the same inputs. The difference of the part is followed to the end.
+
+    Args:
+        record: At least two steps of a cell.
+        part: Name of the part: ``h`` or another of :meth:`cells.recording.Recording.parts`.
+        starts: Number of start times.
+        size: Length of the perturbation.
 
     Returns:
-        The median over rows and starts; infinity where half of them had not fallen below half by the end, NaN where the
-        cell's output is no part of its state.
+        The median over rows and starts; infinity where half of them had not fallen below half by the end.
     """
-    index = record.output_leaf
-    if index is None or record.spec is None:
-        return float("nan")
+    index = record.parts()[part]
     T = len(record.outputs)
-    h_BH = record.outputs[0]
+    like_BH = record.states[0][index]
     generator = torch.Generator().manual_seed(0)
     found = []
     with torch.no_grad():
         step = record.cell.stepper()
         for start in sorted({round(t) for t in torch.linspace(0, (T - 1) // 2, starts).tolist()}):
-            direction_BH = torch.randn(h_BH.shape, generator=generator, dtype=torch.float64).to(h_BH)
+            direction_BH = torch.randn(like_BH.shape, generator=generator, dtype=torch.float64).to(like_BH)
             direction_BH = size * direction_BH / direction_BH.norm(dim=1, keepdim=True)
-            leaves = [leaf.detach() for leaf in record.states[start]]
-            leaves[index] = leaves[index] + direction_BH
-            state = tree_unflatten(leaves, record.spec)
-            lasted_B = h_BH.new_zeros(len(h_BH))
+            state = record.state(start, {index: direction_BH})
+            lasted_B = like_BH.new_zeros(len(like_BH))
             for t in range(start + 1, T):
-                y_BH, state = step(record.inputs[t].detach(), state)
-                remembered_B = (y_BH - record.outputs[t].detach()).norm(dim=1) >= size / 2
-                lasted_B = torch.where(remembered_B, float(t - start), lasted_B)
+                _, state = step(record.inputs[t].detach(), state)
+                difference_BH = tree_leaves(state)[index] - record.states[t][index].detach()
+                lasted_B = torch.where(difference_BH.norm(dim=1) >= size / 2, float(t - start), lasted_B)
             found.append(torch.where(lasted_B == T - 1 - start, float("inf"), lasted_B + 1))
     return float(torch.cat(found).median())
 

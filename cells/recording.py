@@ -5,7 +5,7 @@ Shapes: B batch, T time, I input_size, H hidden_size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -50,16 +50,19 @@ class Recording:
         """Which leaf of the state the output is, if it is one."""
         return min(self._output_leaves, default=None)
 
-    def state(self, t: int) -> State:
-        """The state that step ``t`` left, counted from 0, cut from the graph."""
+    def state(self, t: int, moved: Mapping[int, Tensor] | None = None) -> State:
+        """The state that step ``t`` left, counted from 0, cut from the graph; leaves moved by what ``moved`` says."""
         assert self.spec is not None  # there is a step
-        return tree_unflatten([leaf.detach() for leaf in self.states[t]], self.spec)
+        leaves = [leaf.detach() for leaf in self.states[t]]
+        for index, by in (moved or {}).items():
+            leaves[index] = leaves[index] + by
+        return tree_unflatten(leaves, self.spec)
 
-    def parts(self) -> dict[str, list[Tensor]]:
-        """The parts of the state that are real numbers, at each step, by name; ``h`` is the one that is the output."""
+    def parts(self) -> dict[str, int]:
+        """Which leaves of the state are real numbers, by name; ``h`` is the one that is the output."""
         paths = [path for path, _ in tree_flatten_with_path(self.state(0))[0]]
         return {
-            "h" if index == self.output_leaf else _name(path): [leaves[index] for leaves in self.states]
+            "h" if index == self.output_leaf else _name(path): index
             for index, path in enumerate(paths)
             if self.states[0][index].is_floating_point()
         }
@@ -148,7 +151,7 @@ def norms_through_time(gradients: Gradients) -> dict[str, Tensor]:
 
 
 def _tapped(record: Recording) -> dict[str, list[Tensor]]:
-    parts = record.parts()
+    parts = {name: [leaves[index] for leaves in record.states] for name, index in record.parts().items()}
     going_on = parts.pop("h", record.outputs)
     copied = {} if going_on[0] is record.outputs[0] else {"going on": going_on}
     return {"h": record.outputs, **copied, "x": record.inputs, **parts}

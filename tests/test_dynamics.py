@@ -61,7 +61,8 @@ def test_gates_that_are_shut_and_open():
     assert found.gates["f"] == (0, 1)
     assert found.gates["o"] == (0, 0)
     assert found.zero_units == 0
-    assert found.half_life < 5
+    assert found.half_life["h"] < 5
+    assert found.half_life["c"] == math.inf  # the forget gate is open by sig(9)
 
 
 @pytest.mark.parametrize("name", ["GRU", "AdamGRU", "NesterovGRU", "MomentumLSTM", "NesterovLSTM"])

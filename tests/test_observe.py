@@ -236,6 +236,6 @@ def test_one_argument_switches_it_off(observe):
     tags = events(Path("run/tensorboard")).Tags()
     pictures = {"confusion", "examples", "gradient_through_time/cell", "gradient_through_time/cell_latest"}
     assert set(tags["images"]) == (pictures if observe == "true" else set())
-    assert ("dynamics/half_life" in tags["scalars"]) == (observe == "true")
+    assert ("dynamics/half_life/h" in tags["scalars"]) == (observe == "true")
     assert Path("run/gradients.npz").exists() == (observe == "true")
     assert ("throughput/sequences_per_second" in tags["scalars"]) == (observe == "true")
