@@ -25,7 +25,7 @@ from cells.dynamics import dynamics
 from datamodules import DataModule
 
 NAME = "gradient_through_time"
-DRAWING = 0.01  # of the time of a run, that may go into these pictures before its end
+DRAWING, FIRST = 0.01, 1.0  # share of the time of a run that may go into pictures before its end; seconds of the first
 
 
 class History:
@@ -93,8 +93,8 @@ class GradientsThroughTime(Callback):
     The first sequences of the validation data are the probe (:class:`app.probe.Probe`). It is measured before the
     first optimiser step and after every ``every`` steps, and TensorBoard gets the vanishing ratio and the slope at
     once. Pictures of all measurements with the losses under them, of the first and the latest profile, and the numbers
-    of the cell's state (:class:`cells.dynamics.Dynamics`) come with the pictures of the task, unless they have taken
-    more than a hundredth of the time so far, and at the end. The arrays are then written to ``file``
+    of the cell's state (:class:`cells.dynamics.Dynamics`) come with the pictures of the task as long as they take no
+    more than a hundredth of the time, and at the end. The arrays are then written to ``file``
     (:meth:`History.save`); a run that goes on goes on with them.
 
     Args:
@@ -118,7 +118,7 @@ class GradientsThroughTime(Callback):
         resumes = trainer.global_step > 0 and self.file.exists()
         self.history = History.load(self.file, before=trainer.global_step) if resumes else History()
         self.losses: list[Tensor] = []
-        self.start, self.drawing = time.monotonic(), 0.0
+        self.start, self.drawing, self.latest = time.monotonic(), 0.0, FIRST
         self.shown = 0  # measurements that are in pictures and in the file
         self._measure(trainer, pl_module)
 
@@ -134,7 +134,7 @@ class GradientsThroughTime(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.probe is None or not showing(trainer):
             return
-        if self.drawing <= DRAWING * (time.monotonic() - self.start):
+        if self.drawing + self.latest <= DRAWING * (time.monotonic() - self.start):
             self._show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -177,4 +177,5 @@ class GradientsThroughTime(Callback):
                     if math.isinf(value):  # a half-life, of which a chart shows the length of the sequence
                         value = len(record.outputs)
                     board.scalar(f"dynamics/{name}{of}", value)
-        self.drawing += time.monotonic() - begin
+        self.latest = time.monotonic() - begin
+        self.drawing += self.latest

@@ -18,7 +18,7 @@ from torch import nn
 from app.callbacks import run_callbacks
 from app.cli import main
 from app.gradient_pictures import history_picture, profile_picture
-from app.gradients_through_time import GradientsThroughTime, History
+from app.gradients_through_time import FIRST, GradientsThroughTime, History
 from app.observe import Observe
 from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
 from app.run import RunDirectory
@@ -102,6 +102,26 @@ def test_measured_is_what_autograd_gives_by_hand_at_each_measurement():
         assert history.probe_loss[index] == pytest.approx(loss, rel=1e-10)
         np.testing.assert_allclose(history.norms["cell/h"][index], norms[:, 0], rtol=1e-10)
         np.testing.assert_allclose(history.norms["cell/c"][index], norms[:, 1], rtol=1e-10)
+
+
+def test_pictures_take_a_hundredth_of_the_time_until_the_end(monkeypatch):
+    """Epochs of 30 s, pictures that take 0.5 s where 1 s was expected: first in time 120 > 100, then 0.5 in each 50 s."""
+    now, shown = [0.0], []
+    monkeypatch.setattr("app.gradients_through_time.time.monotonic", lambda: now[0])
+    callback = GradientsThroughTime(1, FILE)
+    callback.probe, callback.drawing, callback.start, callback.latest = object(), 0.0, 0.0, FIRST
+    monkeypatch.setattr("app.gradients_through_time.showing", lambda trainer: True)
+
+    def show(trainer, task):
+        shown.append(now[0])
+        callback.latest = 0.5
+        callback.drawing += 0.5
+
+    monkeypatch.setattr(callback, "_show", show)
+    for _ in range(8):
+        now[0] += 30
+        callback.on_validation_end(None, None)
+    assert shown == [120, 150, 180, 210]
 
 
 def test_accumulated_gradients_count_optimiser_steps_and_whole_losses():
