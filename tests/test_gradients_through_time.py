@@ -105,7 +105,7 @@ def test_measured_is_what_autograd_gives_by_hand_at_each_measurement():
 
 
 def test_pictures_take_a_hundredth_of_the_time_until_the_end(monkeypatch):
-    """Epochs of 30 s, pictures that take 0.5 s where 1 s was expected: first in time 120 > 100, then 0.5 in each 50 s."""
+    """Epochs of 30 s, pictures that take 0.5 s where 1 s was expected: first at 120 > 100."""
     now, shown = [0.0], []
     monkeypatch.setattr("app.gradients_through_time.time.monotonic", lambda: now[0])
     callback = GradientsThroughTime(1, FILE)
