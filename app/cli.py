@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.errors import UserError
+from app.errors import Stopped, UserError
 
 USAGE = """\
 usage: python -m app COMMAND [options]
 
   fit       train a cell on data, choose by validation, test once   --config configs/quickstart.yaml
+            go on with a training that was stopped                  --resume RUN
   validate  measure a checkpoint on the validation data             --ckpt_path RUN/checkpoints/best.ckpt
   test      measure a checkpoint on the test data                   --ckpt_path RUN/checkpoints/best.ckpt
   predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
@@ -23,11 +25,17 @@ usage: python -m app COMMAND [options]
 python -m app COMMAND --help shows every option; --traceback shows where an error came from.
 """
 
-MISTAKE, INTERRUPTED = 2, 130  # exit statuses beside 0; 1 is Python's own, for an error in the program
+INTERRUPTED, PIPE_CLOSED = 130, 141  # exit statuses, as of what SIGINT or SIGPIPE has ended
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, 2 after a mistake of the user, 130 after an interruption."""
+    """Run the command line and return the exit status.
+
+    Returns:
+        0; 2 after a mistake of the user; 3 after a training whose numbers were not finite; 4 where another process of
+        the run was lost; 130 after Ctrl-C; where a signal has stopped a training, which can then be gone on with, 128
+        and the number of the signal. 1 is Python's own, for an error in the program.
+    """
     arguments = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
@@ -57,8 +65,13 @@ def main(args: Sequence[str] | None = None) -> int:
         if show_traceback:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return error.status
+    except Stopped as stopped:
+        return stopped.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # who reads the output has had enough, as in "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it once more at the end
+        return PIPE_CLOSED
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from jsonargparse import ArgumentParser, Namespace
 
 import app
 from app.checkpoint import read_checkpoint
@@ -52,19 +53,33 @@ def with_run_config(command: str, options: list[str]) -> list[str]:
     Raises:
         UserError: if there is no checkpoint, or its run has no configuration.
     """
-    checkpoints = [
-        option.partition("=")[2] or following
-        for option, following in zip(options, [*options[1:], ""], strict=False)
-        if option.partition("=")[0] == "--ckpt_path"
-    ]
+    checkpoint = given(options, "--ckpt_path")
     if command == "fit" or "--help" in options or "-h" in options:
         return options
-    if not checkpoints:
+    if not checkpoint:
         raise UserError(f"{command} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
-    read_checkpoint(Path(checkpoints[-1]))
-    if any(option.partition("=")[0] in CONFIG_FLAGS for option in options):
+    read_checkpoint(Path(checkpoint))
+    if any(given(options, flag) for flag in CONFIG_FLAGS):
         return options
-    config = RunDirectory.of_checkpoint(Path(checkpoints[-1])).config
+    config = RunDirectory.of_checkpoint(Path(checkpoint)).config
     if not config.is_file():
-        raise UserError(f"there is no {config} to say what {checkpoints[-1]} was trained on; name it by --config FILE")
+        raise UserError(f"there is no {config} to say what {checkpoint} was trained on; name it by --config FILE")
     return ["--config", str(config), *options]
+
+
+def given(options: Sequence[str], flag: str) -> str:
+    """The last value that ``options`` have for ``flag``, or nothing."""
+    values = [
+        option.partition("=")[2] or following
+        for option, following in zip(options, [*options[1:], ""], strict=False)
+        if option.partition("=")[0] == flag
+    ]
+    return values[-1] if values else ""
+
+
+def dump_config(parser: ArgumentParser, config: Namespace) -> str:
+    """A configuration as it is kept in ``RUN/config.yaml``: to be run again, so without what belongs to one start."""
+    config = config.clone()
+    config.run_dir = config.resume = config.ckpt_path = None
+    text: str = parser.dump(config, skip_unset=False)
+    return text

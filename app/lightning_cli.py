@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -22,12 +22,14 @@ from pytorch_lightning.utilities import rank_zero_only
 import cells
 from app import console
 from app.callbacks import ProgressBar, SaveConfig, run_callbacks
-from app.checkpoint import check_fits, read_checkpoint
-from app.configuration import with_existing_configs, with_run_config
+from app.checkpoint import CheckpointFiles, check_fits, read_checkpoint
+from app.configuration import dump_config, with_existing_configs, with_run_config
 from app.console import metrics_table
-from app.errors import UserError
+from app.errors import DivergenceError, LostProcessError, Stopped, UserError
 from app.export import export
-from app.predictions import check_output, write_predictions
+from app.keeping import LastCheckpoint
+from app.predictions import check_output, every_prediction, write_predictions
+from app.resume import check_unchanged, with_resumed_run
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
@@ -46,6 +48,7 @@ IGNORED_WARNINGS = (
     "Be aware that when using `ckpt_path`",  # an evaluation needs no callback of the training
     "The number of training batches",  # a small data set, logged once an epoch anyway
     "You're resuming from a checkpoint that ended before the epoch",  # the data module knows how far it had come
+    "it is recommended to use `Trainer(devices=1",  # to measure each example once, as the data modules do
     "You are using a custom batch sampler",  # to predict: it gives every example once
 )
 say = rank_zero_only(console.say)  # once for all processes
@@ -55,16 +58,23 @@ def run(command: str, options: Sequence[str]) -> None:
     """Run ``fit``, ``validate``, ``test``, ``predict`` or ``export``.
 
     Raises:
-        UserError: for a mistake in the options, the configuration, the checkpoint or the data.
-        KeyboardInterrupt: if the user interrupts; ``last.ckpt`` is then where the run stopped.
+        UserError: for a mistake in the options, the configuration, the checkpoint or the data, a file that cannot be
+            written, or numbers that are not finite.
+        Stopped: if a signal ends the training; ``last.ckpt`` is then where it stopped.
+        KeyboardInterrupt: if the user interrupts before or after the training itself.
     """
     _quieten()
     cells.load_entry_points()
+    given = with_existing_configs(options)
+    arguments = with_resumed_run(given) if command == "fit" else with_run_config(command, given)
     try:
-        cli = CLI(command, with_run_config(command, with_existing_configs(options)))
-        cli.execute()
+        CLI(command, arguments).execute()
     except (ArgumentError, DataError) as error:
-        raise UserError(plain_sentence(str(error))) from error
+        sentence = plain_sentence(str(error))
+        named = re.match(r"--[\w.]+", sentence)
+        if arguments != given and named and not any(option.startswith(named[0]) for option in given):
+            sentence += f"; it stands in {arguments[1]}, which another version of the program may have written"
+        raise UserError(sentence) from error
 
 
 def _quieten() -> None:
@@ -149,6 +159,18 @@ class CLI(LightningCLI):
             help="Directory of the run, which fit makes; default: runs/CONFIG_NAME/TIME.",
         )
         parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Run directory to go on with; further options may change the trainer's limits only.",
+        )
+        parser.add_argument(
+            "--save_every",
+            type=PositiveInt | None,
+            default=None,
+            help="Optimiser steps between checkpoints within an epoch; by default there is one after each epoch.",
+        )
+        parser.add_argument(
             "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
         )
         parser.add_argument(
@@ -184,34 +206,77 @@ class CLI(LightningCLI):
             raise UserError(plain_sentence(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
-        kwargs.setdefault("callbacks", [])
+        trainer = self._trainer(**kwargs)
+        # app.stopping does it, and only while there is a training to stop: Lightning would go on after SIGTERM, or hang
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
+
+    def _trainer(self, **kwargs: Any) -> LightningTrainer:
         given = self.config_init[self.subcommand].trainer
-        callbacks = [*(given.callbacks or []), *([] if given.enable_progress_bar is False else [ProgressBar()])]
+        kwargs["plugins"] = [*_listed(given.plugins), CheckpointFiles()]
+        callbacks = [*_listed(given.callbacks), *([] if given.enable_progress_bar is False else [ProgressBar()])]
         if self.subcommand != "fit":
             self.save_config_callback = None
-            return super().instantiate_trainer(logger=False, callbacks=callbacks, enable_checkpointing=False)
+            return super().instantiate_trainer(**kwargs, logger=False, callbacks=callbacks, enable_checkpointing=False)
         if not given.fast_dev_run:
-            self.run_directory = RunDirectory.new(self.options.run_dir, self._config_name())
+            resumed = self.options.resume
+            self.run_directory = (
+                RunDirectory(Path(resumed)) if resumed else RunDirectory.new(self.options.run_dir, self._config_name())
+            )
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(self.model, self.run_directory, self.options.observe, self.options.probe_every)
+            callbacks += run_callbacks(
+                self.model,
+                self.run_directory,
+                self.options.observe,
+                self.options.probe_every,
+                self.options.save_every,
+            )
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
+                # what was shown after the checkpoint is shown again
+                purge = {"purge_step": read_checkpoint(Path(self.options.ckpt_path))["global_step"]} if resumed else {}
                 kwargs["logger"] = TensorBoardLogger(
-                    self.run_directory.path, name="", version="tensorboard", default_hp_metric=False
+                    self.run_directory.path, name="", version="tensorboard", default_hp_metric=False, **purge
                 )
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
 
     def execute(self) -> None:
         """Run the command that was parsed."""
+        if self.options.get("resume"):
+            check_unchanged(
+                RunDirectory(Path(self.options.resume)), dump_config(self._parser(self.subcommand), self.options)
+            )
         if self.options.ckpt_path:
             path = Path(self.options.ckpt_path)
             check_fits(read_checkpoint(path), self.model, path)
         try:
             getattr(self, f"_{self.subcommand}")()
+        except Stopped as stopped:
+            say(f"{stopped}{self._going_on()}")
+            # a process that Lightning has started from the first: if it failed, Lightning would kill the first
+            if self.trainer.local_rank == 0 or not isinstance(self._environment(), LightningEnvironment):
+                raise
+        except DivergenceError as error:
+            last = self.run_directory.last if self.run_directory else None
+            kept = (
+                f"; the last good checkpoint: {last}" if last and last.exists() else "; no checkpoint was written yet"
+            )
+            raise DivergenceError(f"{error}{kept}") from error
         except SystemExit as error:  # Lightning's way to end after Ctrl-C
-            if self.run_directory and self.run_directory.last.exists():
-                say(f"interrupted; the weights are in {self.run_directory.last}")
             raise KeyboardInterrupt from error
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not re.search("gloo|NCCL|Broken pipe|by peer", str(error)):
+                raise
+            raise LostProcessError(
+                f"process {self.trainer.global_rank} has lost another one of the {self.trainer.world_size}"
+                f"{self._going_on()}"
+            ) from error
+
+    def _going_on(self) -> str:
+        return f"; go on with:  python -m app fit --resume {self.run_directory.path}" if self.run_directory else ""
+
+    def _environment(self) -> Any:
+        return getattr(self.trainer.strategy, "cluster_environment", None)
 
     def _fit(self) -> None:
         run = self.run_directory
@@ -226,11 +291,10 @@ class CLI(LightningCLI):
             say("there is no validation split: what is called validation below is measured on the test set")
         if run:
             say(f"run directory: {run.path}\nwatch it with:  tensorboard --logdir {run.path}")
-        start = time.monotonic()
         self.trainer.fit(self.model, self.datamodule, ckpt_path=self.options.ckpt_path, weights_only=True)
         if run is None or not run.best.exists():
             return  # a trial run without validation: nothing to choose, nothing to report
-        seconds = time.monotonic() - start
+        seconds = next(kept.seconds for kept in self.trainer.checkpoint_callbacks if isinstance(kept, LastCheckpoint))
         metrics = self._final_metrics(run)
         baselines = self.datamodule.baselines()
         results = {
@@ -272,7 +336,9 @@ class CLI(LightningCLI):
         check_output(output)
         checkpoint = self.options.ckpt_path
         batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
-        say(f"{write_predictions(batches, output):,} predictions: {output}")
+        batches = every_prediction(batches)
+        if self.trainer.is_global_zero:
+            say(f"{write_predictions(batches, output):,} predictions: {output}")
 
     def _export(self) -> None:
         output = Path(self.options.output or "model.pt2")
@@ -317,3 +383,8 @@ class CLI(LightningCLI):
         """Name of the first configuration file, for the default run directory."""
         configs = self.options.config or []
         return Path(str(configs[0])).stem if configs else "run"
+
+
+def _listed(given: Any) -> list[Any]:
+    """What the Trainer takes as nothing, as one or as several, as a list."""
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]

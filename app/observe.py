@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from app.board import Board
+from app.optimizers import parameter_parts
 from app.tasks import Task
-from cells import parameter_roles
 from datamodules import Batch
 
 SHOWINGS = 10  # TensorBoard keeps no more pictures of a kind than this
@@ -31,9 +31,8 @@ class Observe(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # which is not called where training resumes within an epoch
-        roles = parameter_roles(pl_module)
-        self.parts = {name: roles.get(name, name.partition(".")[0]) for name, _ in pl_module.named_parameters()}
+        self.parts = parameter_parts(pl_module)
+        self.on_train_epoch_start(trainer, pl_module)  # not called where a resumed training begins within an epoch
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         squares: dict[str, list[Tensor]] = {}
@@ -68,13 +67,14 @@ class Observe(Callback):
         self.waits_since = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rate = self.sequences / self.seconds
-        pl_module.log("throughput/sequences_per_second", rate, reduce_fx="sum", sync_dist=True)
-        pl_module.log("throughput/seconds_per_step", self.seconds / self.steps, sync_dist=True)
-        pl_module.log("throughput/share_waiting_for_data", self.waited / self.seconds, sync_dist=True)
-        peak = peak_memory(pl_module.device)
-        if peak is not None:
-            pl_module.log("throughput/peak_memory_MiB", peak / 2**20, reduce_fx="max", sync_dist=True)
+        if self.sequences:  # none where a training is resumed at the end of an epoch
+            rate = self.sequences / self.seconds
+            pl_module.log("throughput/sequences_per_second", rate, reduce_fx="sum", sync_dist=True)
+            pl_module.log("throughput/seconds_per_step", self.seconds / self.steps, sync_dist=True)
+            pl_module.log("throughput/share_waiting_for_data", self.waited / self.seconds, sync_dist=True)
+            peak = peak_memory(pl_module.device)
+            if peak is not None:
+                pl_module.log("throughput/peak_memory_MiB", peak / 2**20, reduce_fx="max", sync_dist=True)
 
     def on_validation_batch_end(
         self,

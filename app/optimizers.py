@@ -31,6 +31,12 @@ def optimizer_by_role(model: nn.Module, others: OptimizerFactory, orthogonal: Op
     return JointOptimizer(others=others(rest), orthogonal=orthogonal(apart))
 
 
+def parameter_parts(model: nn.Module) -> dict[str, str]:
+    """What each parameter belongs to, by its name: its role, or the part of the model (``cell``, ``head``)."""
+    roles = parameter_roles(model)
+    return {name: roles.get(name, name.partition(".")[0]) for name, _ in model.named_parameters()}
+
+
 class JointOptimizer(Optimizer):
     """Several optimisers, of the same kind or not, that step, save and resume as one.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from app.errors import UserError
@@ -44,6 +46,18 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
     return count
+
+
+def every_prediction(batches: Sequence[dict[str, Tensor]]) -> Sequence[dict[str, Tensor]]:
+    """The predictions of all processes in the order of the data, given those of this one; each must call it.
+
+    The processes read pieces of the data that follow one another (``datamodules.batches``).
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return batches
+    pieces: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(pieces, apply_to_collection(list(batches), Tensor, Tensor.cpu))
+    return [batch for piece in pieces for batch in piece]
 
 
 def check_output(output: Path) -> None:

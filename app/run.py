@@ -2,7 +2,8 @@
 
 RUN/config.yaml             the whole configuration: `fit --config` repeats the run
 RUN/checkpoints/best.ckpt   best by the task's validation metric
-RUN/checkpoints/last.ckpt   after the last whole epoch, or where the run was interrupted
+RUN/checkpoints/last.ckpt   after the last whole epoch, or where the run was stopped: `fit --resume RUN` goes on from it
+RUN/checkpoints/previous.ckpt   the one before it
 RUN/tensorboard/            events
 RUN/gradients.npz           gradients through time, as arrays
 RUN/results.json            figures and circumstances, for later tools
@@ -51,6 +52,10 @@ class RunDirectory:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def previous(self) -> Path:
+        return self.checkpoints / "previous.ckpt"
+
+    @property
     def gradients(self) -> Path:
         return self.path / "gradients.npz"
 
@@ -62,7 +67,8 @@ class RunDirectory:
     def new(cls, path: str | None, config_name: str) -> RunDirectory:
         """The directory of a new run: ``path``, or ``runs/<config name>/<time>``.
 
-        The first process makes it; the others, which Lightning starts from the first, take it over.
+        The first process makes it; the others, which Lightning starts from the first, take it over. A run that was
+        stopped before its first checkpoint may be started again.
 
         Raises:
             UserError: if a run lies there already, or the folder cannot be made.
@@ -73,8 +79,11 @@ class RunDirectory:
             return cls(Path(path or os.environ[SHARED_PATH]))
         run = cls(Path(path) if path else Path("runs") / config_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
         os.environ[SHARED_PATH] = str(run.path)
-        if run.config.exists() or run.checkpoints.exists():
-            raise UserError(f"{run.path} holds a run already; name another folder by --run_dir, or remove this one")
+        if run.checkpoints.exists():
+            raise UserError(
+                f"{run.path} holds a run already; go on with it by --resume {run.path}, name another folder by "
+                "--run_dir, or remove this one"
+            )
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -84,7 +84,7 @@ class _Adaptive(torch.autograd.Function):
         root_BTC = r_BTC if delta_in_root else torch.empty_like(a_BTC)
         a, dv, p, r, root, da = (x.unbind(1) for x in (a_BTC, dv_BTC, p_BTC, r_BTC, root_BTC, da_BTC))
         m_now_BC, p_now_BC = _like(a_BTC, m_BC), p_BC
-        mu, s = 0.0 if momentum_11C is None else momentum_11C[0], step_size_11C[0]
+        mu, s = step_size_11C.new_zeros(1) if momentum_11C is None else momentum_11C[0], step_size_11C[0]
         for t, a_BC in enumerate(a):
             torch.mul(a_BC, s, out=p[t])
             if p_now_BC is not None:

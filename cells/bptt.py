@@ -356,14 +356,14 @@ class Joined(torch.autograd.Function):
         ctx.steps = [len(h_KHB) for h_KHB in chunks_KHB]
         _, H, B = chunks_KHB[0].shape
         y_BTH = chunks_KHB[0].new_empty(B, sum(ctx.steps), H)
-        for h_KHB, y_BKH in zip(chunks_KHB, y_BTH.split(ctx.steps, 1), strict=True):
+        for h_KHB, y_BKH in zip(chunks_KHB, torch.split(y_BTH, ctx.steps, 1), strict=True):
             y_BKH.copy_(h_KHB.view(-1, B).t().contiguous().view(B, -1, H))  # as a matrix: torch's fast transposition
         return y_BTH
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_BTH: Tensor) -> tuple[Tensor, ...]:
-        return tuple(dy_BKH.permute(1, 2, 0) for dy_BKH in dy_BTH.split(ctx.steps, 1))
+        return tuple(dy_BKH.permute(1, 2, 0) for dy_BKH in torch.split(dy_BTH, ctx.steps, 1))
 
 
 class Unrolled:

@@ -35,6 +35,13 @@ class DrivenState(NamedTuple):
     core: Any
 
 
+class Flops(NamedTuple):
+    """Floating-point operations of a forward and of a backward pass."""
+
+    forward: int
+    backward: int
+
+
 class DrivenCell(Cell):
     """h_t = core(v_t, u_t) with v_t = drive(W x_t + b_ih) and u_t = U h_{t-1} + b_hh.
 
@@ -78,9 +85,18 @@ class DrivenCell(Cell):
         self.bias_hh = None
         choose_engine(self)  # refuses an engine that cannot run this cell
 
+    @property
+    def library(self) -> bool:
+        """Whether torch's kernel can run the cell: there is one, and the drive is linear."""
+        return self.kernel is not None and self.drive.linear
+
     @abstractmethod
     def recurrent_weight(self) -> Tensor:
         """The weight U of shape (G, H) in ``v + h @ U.T``, in the dtype of the parameters also under autocast."""
+
+    def weight_flops(self) -> Flops:
+        """Operations of the matrix products in :meth:`recurrent_weight` and in its backward pass."""
+        return Flops(0, 0)
 
     @abstractmethod
     def initial_core_state(self, zeros_BH: Tensor) -> Any:

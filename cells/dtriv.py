@@ -19,34 +19,24 @@ import torch
 from geotorch import SO
 from torch import Tensor, nn
 
-from cells.bptt import ModReLURecurrence
-from cells.driven import AdamDriven, DrivenCell, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
+from cells.driven import AdamDriven, Flops, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
 from cells.drives import Drive
 from cells.engines import no_autocast
-from cells.rnn import RNNState
+from cells.modrelu import ModReLUCore
 from cells.validation import one_of, positive_int
 
 
-def modrelu(z_BH: Tensor, bias_H: Tensor) -> Tensor:
-    """sign(z) relu(|z| + b). It jumps at z = 0 where b is positive (Arjovsky, Shah and Bengio 2016)."""
-    return z_BH.sign() * torch.relu(z_BH.abs() + bias_H)
-
-
-class OrthogonalCore(DrivenCell):
+class OrthogonalCore(ModReLUCore):
     """h_t = modReLU(v_t + U h_{t-1}), U = B map(A), A skew-symmetric; no biases but the modReLU's.
 
-    Parameters: ``weight_ih`` W of shape (H, I), Kaiming normal; ``modrelu_bias`` (H,), uniform in +-0.01; ``skew``, the
-    H(H-1)/2 entries of A below its diagonal, in rows, whose role for optimisers is ``orthogonal``. Buffer: the base B,
-    here the identity (static trivialisation).
+    Parameters beside those of modReLU cells: ``skew``, the H(H-1)/2 entries of A below its diagonal, in rows, whose
+    role for optimisers is ``orthogonal``. Buffer: the base B, here the identity (static trivialisation).
 
     Args:
         skew_init: A is made of 2 x 2 blocks [[0, s], [-s, 0]]: ``cayley`` draws s = -tan(u/2), u ~ U(0, pi/2) (Helfrich
             et al. 2018), ``henaff`` draws s ~ U(-pi, pi) (Henaff et al. 2016).
     """
 
-    gates = 1
-    gate_names = ("U",)
-    recurrence = ModReLURecurrence
     trivialization: ClassVar[str]
     roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}
 
@@ -64,21 +54,15 @@ class OrthogonalCore(DrivenCell):
         H = self.hidden_size
         self.skew_init = one_of("skew_init", skew_init, ("cayley", "henaff"))
         self.skew = nn.Parameter(torch.empty(H * (H - 1) // 2))
-        self.modrelu_bias = nn.Parameter(torch.empty(H))
         self.manifold = SO((H, H), triv=self.trivialization)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the parameters anew, at the identity as base."""
-        nn.init.kaiming_normal_(self.weight_ih, nonlinearity="relu")
-        nn.init.uniform_(self.modrelu_bias, -0.01, 0.01)
+        super().reset_parameters()
         nn.init.eye_(self.manifold.base)
-        blocks = self.skew.new_empty(self.hidden_size // 2)
-        if self.skew_init == "cayley":
-            blocks.uniform_(0, pi / 2).div_(2).tan_().neg_()
-        else:
-            blocks.uniform_(-pi, pi)
+        blocks = draw_angles(self.skew_init, self.skew.new_empty(self.hidden_size // 2))
         rows = torch.arange(1, self.hidden_size, 2, device=self.skew.device)
         self.skew.zero_()
         self.skew[rows * (rows - 1) // 2 + rows - 1] = -blocks  # A[row, row - 1], the last entry of its row
@@ -90,23 +74,16 @@ class OrthogonalCore(DrivenCell):
             weight_HH: Tensor = self.manifold(A_HH.index_put((rows, columns), self.skew))
         return weight_HH
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """In full precision always: rounding near the jump of modReLU at 0 becomes errors in gradients of any size."""
-        with no_autocast(x):
-            return super().linear(x.to(weight.dtype), weight, bias)
+    def weight_flops(self) -> Flops:
+        product = 2 * self.hidden_size**3  # of the base with the map
+        return Flops(product, 2 * product if self.trivialization == "cayley" else product)
 
-    def product_dtype(self) -> torch.dtype:
-        return self.weight_ih.dtype
 
-    def own_parameters(self) -> tuple[Tensor, ...]:
-        return (self.modrelu_bias,)
-
-    def initial_core_state(self, zeros_BH: Tensor) -> RNNState:
-        return RNNState(zeros_BH)
-
-    def core_step(self, v_BG: Tensor, u_BG: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
-        h_BH = modrelu(v_BG + u_BG, self.modrelu_bias)
-        return h_BH, RNNState(h_BH)
+def draw_angles(skew_init: str, angles: Tensor) -> Tensor:
+    """Fill ``angles`` with s = -tan(u/2), u ~ U(0, pi/2) (``cayley``), or with s ~ U(-pi, pi) (``henaff``)."""
+    if skew_init == "cayley":
+        return angles.uniform_(0, pi / 2).div_(2).tan_().neg_()
+    return angles.uniform_(-pi, pi)
 
 
 class DTRIVCore(OrthogonalCore):

@@ -1,4 +1,4 @@
-"""How a driven cell is computed: which engine runs it, the library kernels, and the precision policy.
+"""How a cell is computed that has more than one way: which engine runs it, the library kernels, the precision policy.
 
 Every engine gives the outputs, last states and gradients of the reference, so that a sequence may be cut anywhere and
 go on under another engine.
@@ -8,34 +8,60 @@ Shapes: B batch, T time, H hidden_size, G = gates x H, D channels that reach the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from cells.bptt import Recurrence
 from cells.validation import one_of
-
-if TYPE_CHECKING:
-    from cells.driven import DrivenCell
 
 Engine = Literal["auto", "reference", "library", "bptt"]
 ENGINES = ("auto", "reference", "library", "bptt")
 
 
-def choose_engine(cell: DrivenCell) -> str:
+class EngineCell(Protocol):
+    """A cell that can be computed in more than one way.
+
+    Attributes:
+        engine: What it was asked to run on.
+        library: Whether :attr:`kernel` can run it as it is.
+        kernel: torch's function for its core, if there is one.
+        recurrence: Its core for the engine ``bptt``, if there is one.
+        bias_hh: What is added to U h, or None.
+    """
+
+    engine: Engine
+
+    @property
+    def library(self) -> bool: ...
+
+    @property
+    def kernel(self) -> Callable[..., Any] | None: ...
+
+    @property
+    def recurrence(self) -> type[Recurrence] | None: ...
+
+    @property
+    def bias_hh(self) -> Tensor | None: ...
+
+    def recurrent_weight(self) -> Tensor: ...
+
+
+def choose_engine(cell: EngineCell) -> str:
     """The engine that runs ``cell``: the one place where ``auto`` is decided.
 
-    ``library`` (oneDNN on the CPU, cuDNN on the GPU) wherever torch has a kernel for the core and the drive is linear;
-    ``bptt``, back-propagation through time by hand, elsewhere; ``reference``, the step loop, for a core that has
-    neither, and where a program is exported.
+    ``library`` (oneDNN on the CPU, cuDNN on the GPU) wherever torch has a kernel for the core and what stands before it
+    is linear; ``bptt``, back-propagation through time by hand, elsewhere; ``reference``, the step loop, for a core that
+    has neither, and where a program is exported.
 
     Raises:
         ValueError: if the cell asks for an engine that does not exist or cannot run it.
     """
     one_of("engine", cell.engine, ENGINES)
-    library = cell.kernel is not None and cell.drive.linear
-    if cell.engine == "library" and not library:
+    if cell.engine == "library" and not cell.library:
         raise ValueError(f"engine is 'library', but torch has no kernel for {type(cell).__name__}: take 'auto'")
     if cell.engine == "bptt" and cell.recurrence is None:
         raise ValueError(
@@ -43,14 +69,14 @@ def choose_engine(cell: DrivenCell) -> str:
         )
     if cell.engine != "auto":
         return cell.engine
-    if library:
+    if cell.library:
         return "library"
     exporting = torch.compiler.is_exporting()  # bptt chooses its chunks by the number of rows, which must stay free
     return "bptt" if cell.recurrence is not None and not exporting else "reference"
 
 
 def run_library(
-    cell: DrivenCell, u_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor | None, state: tuple[Tensor, ...]
+    cell: EngineCell, u_BTD: Tensor, weight_GD: Tensor, bias_G: Tensor | None, state: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The core by torch's own kernel, on inputs u with v_t = W u_t + b.
 
@@ -85,7 +111,8 @@ def run_library(
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """The precision policy: drives, scans and retractions run under this, only matrix products may be low precision."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    available = torch.amp.autocast_mode.is_autocast_available(device)  # not on "meta"
+    return torch.autocast(device, enabled=False) if available and torch.is_autocast_enabled(device) else nullcontext()
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor
 from cells.cell import Cell
 from cells.driven import DrivenCell
 from cells.drives import Momentum
-from cells.dtriv import OrthogonalCore
-from cells.lstm import LSTMCore
+from cells.gated import GatedCore
+from cells.gru import GRUCore
+from cells.modrelu import ModReLUCore
 from cells.nesterov import Nesterov
 
 
@@ -28,18 +29,19 @@ class GainReport:
 
     Attributes:
         dc_gain: What a constant a_t = W x_t + b_ih of 1 is driven to: s / (1 - mu) for momentum. Means over the
-            channels where momentum or step size are learned for each.
+            channels where momentum or step size are learned for each. None for a cell that is not made of a drive and
+            a core: what it does to its input is its own affair.
         silent_gain: The gain for a constant input near 0: the same where the drive is linear, else up to
             step_size / sqrt(delta) and more.
-        forget_bias: For an LSTM the mean over units of what its forget gate rests on, b_hh + dc_gain b_ih if the drive
-            is linear; None for others.
+        forget_bias: For LSTM, GRU and JANET the mean over units of what the gate that keeps their state rests on,
+            b_hh + dc_gain b_ih if the drive is linear; None for others.
         growth: The factor by which the drive changes in a step when the input falls silent; above 1 it is unstable.
-            None for the Nesterov cells, which have no drive.
+            None for the Nesterov cells and others that have no drive.
         sentences: The same in words.
     """
 
-    dc_gain: float
-    silent_gain: float
+    dc_gain: float | None
+    silent_gain: float | None
     forget_bias: float | None
     growth: float | None
     sentences: tuple[str, ...]
@@ -49,16 +51,10 @@ class GainReport:
 
 
 def gain_report(cell: Cell) -> GainReport:
-    """The gains of a cell as it is now, learned numbers and biases as they stand.
-
-    Raises:
-        ValueError: if the cell is not made of a drive and a core.
-    """
+    """The gains of a cell as it is now, learned numbers and biases as they stand."""
     if not isinstance(cell, DrivenCell):
-        raise ValueError(
-            f"{type(cell).__name__} is not made of a drive and a core, so it has no gain to report; "
-            "a subclass of cells.DrivenCell is expected"
-        )
+        nothing = f"{type(cell).__name__} is not made of a drive and a core: what it does to its input is not known."
+        return GainReport(None, None, None, None, (nothing,))
     zeros_G = torch.zeros(cell.weight_ih.shape[0], dtype=cell.weight_ih.dtype, device=cell.weight_ih.device)
     with torch.no_grad():
         dc_gain = cell.settled(zeros_G + 1).mean().item()
@@ -71,11 +67,12 @@ def gain_report(cell: Cell) -> GainReport:
         _gain_in_words(cell, dc_gain, silent_gain),
         _memory_in_words(cell, growth),
     ]
-    if isinstance(cell.drive, Momentum):
+    if isinstance(cell.drive, Momentum) and cell.drive.growth() > 0:
         sentences.append("Control to run beside it: the same step_size with momentum 0.")
     if forget_H is not None:
+        gate = "forget gate" if not isinstance(cell, GRUCore) else "gate that keeps h"
         sentences.append(
-            f"The forget gate rests on a bias of {forget_H.mean():.3g} (from {forget_H.min():.3g} to "
+            f"The {gate} rests on a bias of {forget_H.mean():.3g} (from {forget_H.min():.3g} to "
             f"{forget_H.max():.3g}), where it is open by {torch.sigmoid(forget_H).mean():.3g}."
         )
     forget_bias = None if forget_H is None else forget_H.mean().item()
@@ -83,10 +80,10 @@ def gain_report(cell: Cell) -> GainReport:
 
 
 def _forget_bias(cell: DrivenCell) -> Tensor | None:
-    if not isinstance(cell, LSTMCore) or cell.bias_ih is None or cell.bias_hh is None:
+    if not isinstance(cell, GatedCore) or cell.bias_ih is None or cell.bias_hh is None:
         return None
     with torch.no_grad():
-        return (cell.settled(cell.bias_ih) + cell.bias_hh)[cell.hidden_size : 2 * cell.hidden_size]
+        return (cell.settled(cell.bias_ih) + cell.bias_hh).view(cell.gates, -1)[cell.keeps]
 
 
 def _gain_in_words(cell: DrivenCell, dc_gain: float, silent_gain: float) -> str:
@@ -103,7 +100,7 @@ def _memory_in_words(cell: DrivenCell, growth: float | None) -> str:
     if growth is None:
         bound = f"; nothing bounds it, it may grow by up to {1 + sqrt(2):.3g} in a step"
         return "The extrapolation takes in h, so it is part of the recurrence" + (
-            f"{bound}." if isinstance(cell, OrthogonalCore) else ", whose gates bound it."
+            f"{bound}." if isinstance(cell, ModReLUCore) else ", whose gates bound it."
         )
     if growth == 0:
         return "When the input falls silent the drive is 0 at once."

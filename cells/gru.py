@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cells.bptt import GRURecurrence
-from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
+from cells.gated import GatedCore
 
 
 class GRUState(NamedTuple):
@@ -21,7 +22,7 @@ class GRUState(NamedTuple):
     h: Tensor
 
 
-class GRUCore(TorchCore):
+class GRUCore(GatedCore):
     """r, z, n from v_t and u_t = U h_{t-1} + b_hh, combined as in torch.nn.GRU.
 
     r = sig(v_r + u_r); z = sig(v_z + u_z); n = tanh(v_n + r u_n); h_t = (1 - z) n + z h_{t-1}.
@@ -31,6 +32,7 @@ class GRUCore(TorchCore):
 
     gates = 3
     gate_names = ("r", "z", "n")
+    keeps = 1
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.gru)
     recurrence = GRURecurrence
 

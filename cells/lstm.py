@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cells.bptt import LSTMRecurrence
-from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
 from cells.drives import Drive
+from cells.gated import GatedCore
 from cells.validation import number_in
 
 
@@ -25,7 +26,7 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-class LSTMCore(TorchCore):
+class LSTMCore(GatedCore):
     """i, f, g, o = v_t + u_t; c_t = sig(f) c_{t-1} + sig(i) tanh(g); h_t = sig(o) tanh(c_t).
 
     Source: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000; gate order i, f, g, o.
@@ -37,6 +38,8 @@ class LSTMCore(TorchCore):
 
     gates = 4
     gate_names = ("i", "f", "g", "o")
+    keeps = 1
+    admits = 0
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
     recurrence = LSTMRecurrence
 
@@ -48,12 +51,16 @@ class LSTMCore(TorchCore):
         super().__init__(input_size, hidden_size, drive=drive, **driven)
         if forget_bias is not None and self.bias_ih is None:
             raise ValueError(f"forget_bias is {forget_bias}, but bias is False: None is expected")
+        if forget_bias is not None and self.max_timescale is not None:
+            raise ValueError(
+                f"forget_bias is {forget_bias} and max_timescale is {self.max_timescale}: one of them is expected"
+            )
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         forget_bias = 1.0 if self.forget_bias is None and self.init == "published" else self.forget_bias
         for bias in (self.bias_ih, self.bias_hh):
-            if bias is not None and forget_bias is not None:
+            if bias is not None and forget_bias is not None and self.max_timescale is None:
                 nn.init.constant_(bias[self.hidden_size : 2 * self.hidden_size], forget_bias)
 
     def initial_core_state(self, zeros_BH: Tensor) -> LSTMState:

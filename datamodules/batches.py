@@ -13,12 +13,11 @@ POOL = 32  # global batches that are sorted by length together: little padding, 
 class Batches(Sampler[list[int]]):
     """The batches of a data set as lists of indices, for ``DataLoader(batch_sampler=...)``.
 
-    ``batch_size`` x ``world_size`` consecutive examples of the epoch's order are a global batch, of which each process
-    takes its share, so several processes together read what one with larger batches reads.
-
-    Shuffled (training), the order depends on the seed and the epoch only, and every process takes equally many examples
-    of each global batch: what an incomplete last one holds beyond a multiple of ``world_size`` is left out. Not
-    shuffled (evaluation), the examples keep their order, and each is read exactly once by one process.
+    Shuffled (training), the order depends on the seed and the epoch only. ``batch_size`` x ``world_size`` consecutive
+    examples of it are a global batch, of which every process takes equally many, so several processes together read
+    what one with larger batches reads; what an incomplete last one holds beyond a multiple of ``world_size`` is left
+    out. Not shuffled (evaluation), the examples keep their order, and each process reads a piece of it, so that each
+    example is read exactly once.
 
     Args:
         size: Number of examples.
@@ -75,34 +74,40 @@ class Batches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches of this process in a whole epoch."""
+        if not self.shuffle:
+            return -(-len(self._piece()) // self.batch_size)
         full, rest = divmod(self.size, self.batch_size * self.world_size)
-        needed = self.world_size if self.shuffle else self.rank + 1  # examples that the last global batch must hold
-        return full + (rest >= needed)
+        return full + (rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        shares = [self._share(batch) for batch in self._global_batches()]
+        if self.shuffle:
+            shares = [self._share(batch) for batch in self._global_batches()]
+        else:
+            shares = _cut(self._piece(), self.batch_size)
         yield from [share.tolist() for share in shares if len(share)][self.start :]
 
+    def _piece(self) -> np.ndarray:
+        """What this process reads in an evaluation."""
+        first, end = (self.size * process // self.world_size for process in (self.rank, self.rank + 1))
+        return np.arange(first, end)
+
     def _share(self, batch: np.ndarray) -> np.ndarray:
-        """The examples of a global batch that this process reads."""
-        shared = len(batch) - len(batch) % self.world_size if self.shuffle else len(batch)
-        return batch[self.rank : shared : self.world_size]
+        """What this process reads of a global batch; neighbours go to different ones, so lengths are spread evenly."""
+        return batch[self.rank : len(batch) - len(batch) % self.world_size : self.world_size]
 
     def _global_batches(self) -> list[np.ndarray]:
-        if not self.shuffle:
-            return self._cut(np.arange(self.size))
         # not numpy's new generators: RandomState draws the same in every version
         random = np.random.RandomState([self.seed, self.epoch])
         order = random.permutation(self.size)
+        together = self.batch_size * self.world_size
         if self.lengths is None:
-            return self._cut(order)
-        pool = POOL * self.batch_size * self.world_size
+            return _cut(order, together)
         batches = []
-        for first in range(0, self.size, pool):
-            members = order[first : first + pool]
-            batches += self._cut(members[np.argsort(self.lengths[members], kind="stable")])
+        for members in _cut(order, POOL * together):
+            batches += _cut(members[np.argsort(self.lengths[members], kind="stable")], together)
         return [batches[number] for number in random.permutation(len(batches))]
 
-    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
-        together = self.batch_size * self.world_size
-        return [order[first : first + together] for first in range(0, len(order), together)]
+
+def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Pieces of this size, the last one perhaps smaller."""
+    return [order[first : first + size] for first in range(0, len(order), size)]

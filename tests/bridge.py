@@ -1,22 +1,52 @@
 """A torch cell as the oracle sees it: kinds, numbers, weights, states in gate space, derivatives."""
 
+import functools
+
 import numpy as np
 import oracle
 import torch
 
-from cells.dtriv import OrthogonalCore
+from cells import DrivenCell, registered_cells
 from cells.engines import ENGINES
+from cells.explanations import GatedMomentum
+from cells.modrelu import ModReLUCore
 from cells.nesterov import NesterovState
+from cells.registry import origin
 from cells.state import leaves
+from cells.ur import URCore
 
+BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
+DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, DrivenCell)}
+CORES = (
+    "CayleyRNN",
+    "ExpRNN",
+    "DTRIV",
+    "HouseholderRNN",
+    "UnitaryRNN",
+    "JANET",
+    "URLSTM",
+    "URGRU",
+    "LSTM",
+    "GRU",
+    "RNN",
+)
+DRIVES = {"Chrono": "", "Scaled": "Momentum", "LearnedMomentum": "Momentum"}  # under other names
+WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, ModReLUCore)]
+BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
 EPS = 1e-30
 
 
 def kind(cell):
     """(drive, core) of a cell, from its name."""
     name = type(cell).__name__
-    core = next(core for core in ("CayleyRNN", "ExpRNN", "DTRIV", "LSTM", "GRU", "RNN") if name.endswith(core))
-    return name.removesuffix(core), core
+    core = next(core for core in CORES if name.endswith(core))
+    drive = name.removesuffix(core)
+    return DRIVES.get(drive, drive), core
+
+
+def width(build, H):
+    """H, or the next width that the cell accepts: complex units come in pairs."""
+    return H + H % 2 if build.__name__.endswith("UnitaryRNN") else H
 
 
 def engines_of(build, **arguments):
@@ -26,7 +56,7 @@ def engines_of(build, **arguments):
         if engine == "auto":
             continue
         try:
-            build(2, 3, engine=engine, **arguments)
+            build(2, 4, engine=engine, **arguments)
         except ValueError:
             continue
         found.append(engine)
@@ -35,11 +65,14 @@ def engines_of(build, **arguments):
 
 def random_cell(build, I, H, **arguments):  # noqa: E741
     """A double-precision cell whose every parameter is drawn wide enough to reach all branches."""
-    cell = build(I, H, **arguments).double()
+    cell = build(I, width(build, H), **arguments).double()
     with torch.no_grad():
-        if isinstance(cell, OrthogonalCore):
-            cell.skew.normal_(std=0.3)
+        if isinstance(cell, ModReLUCore):
             cell.modrelu_bias.uniform_(-0.3, 0.3)
+            if hasattr(cell, "skew"):
+                cell.skew.normal_(std=0.3)
+        if isinstance(cell, DrivenCell) and isinstance(cell.drive, GatedMomentum):
+            cell.drive.weight.normal_()
     return cell
 
 
@@ -97,9 +130,13 @@ def run_oracle(cell, arrays):
     """The same by the oracle, from arrays named as :func:`sources` names the tensors."""
     drive, core = kind(cell)
     weights = {"W": arrays["weight_ih"], "b_ih": arrays.get("bias_ih"), "b_hh": arrays.get("bias_hh")}
-    if "skew" in arrays:
+    weights["modrelu_bias"] = arrays.get("modrelu_bias")
+    if core == "UnitaryRNN":
+        weights["U"] = oracle.unitary(arrays["skew"])
+    elif core == "HouseholderRNN":
+        weights["U"] = oracle.reflections(arrays["vectors"], cell.hidden_size, cell.reflections)
+    elif "skew" in arrays:
         weights["U"] = oracle.orthogonal(core, cell.manifold.base.numpy(), arrays["skew"])
-        weights["modrelu_bias"] = arrays["modrelu_bias"]
     else:
         weights["U"] = arrays["weight_hh"]
     named = {name.removeprefix("state "): a for name, a in arrays.items() if name.startswith("state ")}
@@ -120,10 +157,32 @@ def compare(cell, x, state, per_tensor=2):
     Values, and derivatives of a fixed random function of all outputs and last states along ``per_tensor`` random
     directions in each tensor (None: along one direction in all of them at once).
     """
-    named = sources(cell, x, state)
-    outputs = run_cell(cell, x, state)
+    oracle_run = functools.partial(run_oracle, cell)
+    return compare_runs(sources(cell, x, state), run_cell(cell, x, state), oracle_run, per_tensor)
+
+
+def compare_loop(cell, x, state, loop):
+    """:func:`compare` for a cell that is no drive and core, with a loop of its own in numpy.
+
+    ``loop`` gets x, the leaves of the state and a dictionary of the parameters, as arrays, and returns the outputs and
+    the leaves of the last state.
+    """
+    y, last = cell(x, state)
+    outputs = {"y": y, **{f"last {n}": leaf for n, leaf in enumerate(leaves(last))}}
+    states = {f"state {n}": leaf for n, leaf in enumerate(leaves(state))}
+
+    def run(arrays):
+        weights = {name: arrays[name] for name, _ in cell.named_parameters()}
+        y, *last = loop(arrays["x"], [arrays[name] for name in states], weights)
+        return {"y": y, **{f"last {n}": leaf for n, leaf in enumerate(last)}}
+
+    return compare_runs({"x": x, **states, **dict(cell.named_parameters())}, outputs, run)
+
+
+def compare_runs(named, outputs, run, per_tensor=2):
+    """What :func:`compare` says, of what torch made of the tensors ``named`` and what ``run`` makes of the arrays."""
     arrays = {name: tensor.detach().numpy() for name, tensor in named.items()}
-    expected = run_oracle(cell, arrays)
+    expected = run(arrays)
     assert outputs.keys() == expected.keys()
     differences = {name: _difference(outputs[name].detach().numpy(), expected[name]) for name in outputs}
 
@@ -138,7 +197,7 @@ def compare(cell, x, state, per_tensor=2):
             directions[name][row] = rng.standard_normal(real[name].shape)
     function = {name: rng.standard_normal(e.shape) for name, e in expected.items() if name != "last k"}
 
-    stepped = run_oracle(cell, arrays | {name: real[name] + 1j * EPS * d for name, d in directions.items()})
+    stepped = run(arrays | {name: real[name] + 1j * EPS * d for name, d in directions.items()})
     slopes = sum(
         (weights * stepped[name].imag / EPS).reshape(-1, weights.size).sum(1) for name, weights in function.items()
     )
@@ -163,6 +222,11 @@ def _numbers(cell, arrays):
     numbers = oracle.Numbers(sign=getattr(cell, "sign", 1), restart_period=getattr(drive, "restart_period", 1))
     for name in ("beta", "delta", "delta_in_root"):
         setattr(numbers, name, getattr(drive, name, 0.0))
+    numbers.lag = getattr(cell, "lag", 1.0)
+    if isinstance(drive, GatedMomentum):
+        numbers.gate = arrays["drive.weight"], arrays["drive.bias"]
+        numbers.step_size = drive.step_size
+        return numbers
     for name in ("momentum", "step_size"):
         coefficient = getattr(drive, name, 1.0)
         raw = arrays.get(f"drive.{name}.raw")

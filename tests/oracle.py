@@ -23,16 +23,19 @@ class Numbers:
     delta_in_root: bool = True
     restart_period: int = 1
     sign: int = 1
+    lag: float = 1.0
+    gate: tuple = ()
 
 
 def run(drive, core, numbers, weights, x, state):
     """Outputs (..., B, T, H) and the last state.
 
     Args:
-        drive: "", Momentum, SR, RMSProp, Adam or Nesterov.
-        core: RNN, LSTM, GRU, or a name with an orthogonal weight (DTRIV, ExpRNN, CayleyRNN).
+        drive: "", Momentum, GatedMomentum, SR, RMSProp, Adam or Nesterov.
+        core: RNN, LSTM, GRU, JANET, URLSTM, URGRU, UnitaryRNN, or a name with an orthogonal weight (DTRIV, ExpRNN,
+            CayleyRNN, HouseholderRNN).
         numbers: The Numbers of the drive.
-        weights: W, U, b_ih, b_hh, and modrelu_bias for an orthogonal core.
+        weights: W, U, b_ih, b_hh, and modrelu_bias for an orthogonal or unitary core.
         x: (..., B, T, I).
         state: h (and c for the LSTM), and what the drive needs: v; m; p and m; y; with k where there is a schedule.
     """
@@ -40,12 +43,15 @@ def run(drive, core, numbers, weights, x, state):
     outputs = []
     for t in range(x.shape[-2]):
         a = _linear(x[..., t, :], weights["W"], weights["b_ih"])
+        if drive == "GatedMomentum":
+            w, b = numbers.gate
+            numbers.momentum = _sigmoid((x[..., t, :] * w[..., None, :]).sum(-1, keepdims=True) + b[..., None, :])
         u = _linear(state["h"], weights["U"], weights["b_hh"])
         if drive == "Nesterov":
             z = _nesterov(core, numbers, a, u, state)
         else:
             z = _combine(core, _drive(drive, numbers, a, state), u)
-        state["h"] = _core(core, weights, z, state)
+        state["h"] = _core(core, numbers, weights, z, state)
         outputs.append(state["h"])
     return np.stack(outputs, -2), state
 
@@ -53,7 +59,7 @@ def run(drive, core, numbers, weights, x, state):
 def _drive(drive, n, a, state):
     if drive == "":
         return a
-    if drive == "Momentum":
+    if drive in ("Momentum", "GatedMomentum"):
         state["v"] = n.momentum * state["v"] + n.step_size * a
         return state["v"]
     if drive == "SR":
@@ -76,15 +82,14 @@ def _nesterov(core, n, a, u, state):
 
 
 def _combine(core, v, u):
-    """What the core gets of both: the sum, but for the GRU, whose third block is kept apart."""
-    if core != "GRU":
+    """What the core gets of both: the sum, but for the GRUs, whose last block is kept apart."""
+    if core not in ("GRU", "URGRU"):
         return v + u
-    v_r, v_z, v_n = np.split(v, 3, -1)
-    u_r, u_z, u_n = np.split(u, 3, -1)
-    return np.concatenate([v_r + u_r, v_z + u_z, v_n, u_n], -1)
+    H = v.shape[-1] // (3 if core == "GRU" else 4)
+    return np.concatenate([(v + u)[..., :-H], v[..., -H:], u[..., -H:]], -1)
 
 
-def _core(core, weights, z, state):
+def _core(core, numbers, weights, z, state):
     if core == "RNN":
         return np.tanh(z)
     if core == "LSTM":
@@ -95,6 +100,23 @@ def _core(core, weights, z, state):
         r, update, n_x, n_h = np.split(z, 4, -1)
         update = _sigmoid(update)
         return (1 - update) * np.tanh(n_x + _sigmoid(r) * n_h) + update * state["h"]
+    if core == "JANET":
+        f, g = np.split(z, 2, -1)
+        return _sigmoid(f) * state["h"] + (1 - _sigmoid(f - numbers.lag)) * np.tanh(g)
+    if core == "URLSTM":
+        f, r, p, o = np.split(z, 4, -1)
+        g = _refined(f, r)
+        state["c"] = g * state["c"] + (1 - g) * np.tanh(p)
+        return _sigmoid(o) * np.tanh(state["c"])
+    if core == "URGRU":
+        f, r, s, n_x, n_h = np.split(z, 5, -1)
+        g = _refined(f, r)
+        return (1 - g) * np.tanh(n_x + _sigmoid(s) * n_h) + g * state["h"]
+    if core == "UnitaryRNN":
+        real, imaginary = np.split(z, 2, -1)
+        size = np.sqrt(real * real + imaginary * imaginary)
+        gain = 1 + weights["modrelu_bias"][..., None, :] / size
+        return np.where(gain.real > 0, gain, 0)[..., None, :].repeat(2, -2).reshape(z.shape) * z
     sign = np.sign(z.real)
     size = z * sign + weights["modrelu_bias"][..., None, :]
     return sign * np.where(size.real > 0, size, 0)
@@ -110,14 +132,45 @@ def orthogonal(core, base, skew):
     eye = np.eye(H)
     if core == "CayleyRNN":
         return base @ (eye + A / 2) @ np.linalg.inv(eye - A / 2)
+    return base @ _exp(A)
+
+
+def unitary(numbers):
+    """[[P, -Q], [Q, P]] for P + i Q = exp(A), A skew-Hermitian: ``numbers`` (..., N, N) hold its real parts below the
+    diagonal, its imaginary parts on it and above."""
+    below, above = np.tril(numbers, -1), np.triu(numbers, 1)
+    diagonal = numbers * np.eye(numbers.shape[-1])
+    real, imaginary = below - np.swapaxes(below, -1, -2), above + np.swapaxes(above, -1, -2) + diagonal
+    rows = np.concatenate([real, -imaginary], -1), np.concatenate([imaginary, real], -1)
+    return _exp(np.concatenate(rows, -2))
+
+
+def reflections(vectors, H, R):
+    """The product of R reflections, whose vectors fill the lower triangle of (H, R) in rows."""
+    rows, columns = np.nonzero(np.tri(H, R))
+    W = np.zeros((*vectors.shape[:-1], H, R), vectors.dtype)
+    W[..., rows, columns] = vectors
+    U = np.eye(H)
+    for r in range(R):
+        w = W[..., r]
+        U = U @ (np.eye(H) - 2 * w[..., :, None] * w[..., None, :] / (w * w).sum(-1)[..., None, None])
+    return U
+
+
+def _exp(A):
     halvings = max(0, int(np.ceil(np.log2(max(1e-9, np.abs(A).sum(-1).max())))) + 4)
-    power = term = np.broadcast_to(eye, A.shape)
+    power = term = np.broadcast_to(np.eye(A.shape[-1]), A.shape)
     for n in range(1, 16):
         term = term @ A / 2**halvings / n
         power = power + term
     for _ in range(halvings):
         power = power @ power
-    return base @ power
+    return power
+
+
+def _refined(f, r):
+    f, r = _sigmoid(f), _sigmoid(r)
+    return 2 * r * f + (1 - 2 * r) * f * f
 
 
 def sigmoid(raw):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import cells
 from cells import DTRIV, follow_optimizer, parameter_roles
-from cells.dtriv import modrelu
+from cells.modrelu import modrelu
 
 
 def distance_from_orthogonal(weight_HH):

@@ -7,7 +7,7 @@ import math
 import bridge
 import pytest
 import torch
-from test_cells import BUILT_IN
+from bridge import BUILT_IN, DRIVEN
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -108,7 +108,7 @@ def test_spectra_are_those_of_each_block():
     assert recurrent_spectra(Leaky(1, 3)) == {}
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", DRIVEN)
 def test_jacobian_is_that_of_autograd(name, monkeypatch):
     monkeypatch.setattr("cells.jacobians.ROWS", 3)
     cell = bridge.random_cell(BUILT_IN[name], 2, 4)
@@ -162,6 +162,14 @@ def test_of_a_momentum_network_by_autograd_of_the_recurrence_as_it_was_rewritten
             product_HH = one @ product_HH
         assert_close(found.published[t - 1], torch.linalg.matrix_norm(product_HH, ord=2), **EXACT)
     assert (found.measured <= found.bound * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_cell_has_numbers_and_jacobians(name):
+    cell = bridge.random_cell(BUILT_IN[name], 2, 4)
+    record = record_of(cell, torch.randn(2, 6, 2, dtype=torch.float64))
+    assert all(isinstance(value, float) for value in dynamics(record).numbers().values())
+    assert jacobians(cell, torch.randn(5, 2, dtype=torch.float64)).measured.isfinite().all()
 
 
 def test_what_back_propagation_multiplies_by_has_no_momentum():

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from bridge import BUILT_IN, DRIVEN
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import cells
 from cells import flops, gain_report
-from cells.registry import origin
 
-BUILT_IN = {name: found[0] for name, found in cells.registered_cells().items() if origin(found[0]) == "built in"}
 OPTIONS = [
     ("MomentumLSTM", {"momentum": 0.9, "step_size": 0.2}),
     ("MomentumGRU", {"learn": "unit"}),
@@ -19,7 +18,7 @@ OPTIONS = [
     ("RMSPropLSTM", {"delta": 1e-2, "learn": "unit"}),
     ("NesterovLSTM", {"sign": -1}),
 ]
-CASES = [*((name, {}) for name in BUILT_IN), *OPTIONS]
+CASES = [*((name, {}) for name in DRIVEN), *OPTIONS]
 
 
 def name_case(case):
@@ -31,13 +30,13 @@ def name_case(case):
 def test_gains_are_what_a_long_constant_input_gives(case, size):
     """W = 0 and b_ih = size: what reaches the core after 240 steps, over the last period where there is one."""
     name, arguments = case
-    cell = BUILT_IN[name](1, 4, **arguments).double()
+    cell = DRIVEN[name](1, 4, **arguments).double()
     with torch.no_grad():
         cell.weight_ih.fill_(1.0)
         for bias in (cell.bias_ih, cell.bias_hh):
             if bias is not None:
                 bias.zero_()
-        if isinstance(cell, cells.dtriv.OrthogonalCore):
+        if isinstance(cell, cells.modrelu.ModReLUCore):
             cell.modrelu_bias.fill_(-1e9)  # h stays 0
         else:
             cell.weight_hh.zero_()
@@ -76,10 +75,11 @@ def test_the_words_for_an_unstable_drive():
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_cell_has_its_words(name):
-    report = gain_report(BUILT_IN[name](3, 5))
+    report = gain_report(BUILT_IN[name](3, 6))
     assert name in report.sentences[0]
-    assert (report.forget_bias is not None) == name.endswith("LSTM")
-    assert (report.growth is None) == name.startswith("Nesterov")
+    gated = issubclass(BUILT_IN[name], cells.gated.GatedCore)
+    assert (report.forget_bias is not None) == gated
+    assert (report.growth is None) == (name.startswith("Nesterov") or name not in DRIVEN)
 
 
 def test_the_forget_bias_of_a_non_linear_drive():
@@ -88,24 +88,30 @@ def test_the_forget_bias_of_a_non_linear_drive():
     assert_close(report.forget_bias, 1.6, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("function", [gain_report, lambda cell: flops(cell, 3, 2)])
-def test_another_cell_is_refused_by_name(function):
+def test_another_cell_has_no_gains_but_operations():
     class Other(cells.Cell):
+        def __init__(self, input_size, hidden_size):
+            super().__init__(input_size, hidden_size)
+            self.linear = torch.nn.Linear(input_size, hidden_size)
+
         def initial_state(self, batch_size):
             return ()
 
         def step(self, x_BI, state):
-            return x_BI, state
+            return self.linear(x_BI), state
 
-    with pytest.raises(ValueError, match=r"Other .*; a subclass of cells\.DrivenCell is expected"):
-        function(Other(2, 2))
+    assert gain_report(Other(2, 5)).dc_gain is None
+    assert str(gain_report(Other(2, 5))).startswith("Other is not made of a drive and a core")
+    product = 2 * 4 * 3 * 2 * 5
+    assert flops(Other(2, 5), T=3, batch=4) == (product, product)
+    assert flops(Other(2, 5), T=3, batch=4, input_grad=True) == (product, 2 * product)
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_case)
 @pytest.mark.parametrize("input_grad", [True, False])
 def test_flops_equal_those_that_torch_counts(case, input_grad):
     name, arguments = case
-    cell = BUILT_IN[name](3, 5, engine="reference", **arguments)
+    cell = DRIVEN[name](3, 6, engine="reference", **arguments)
     for batch, T in ((2, 7), (1, 1)):
         x_BTI = torch.randn(batch, T, 3, requires_grad=input_grad)
         with FlopCounterMode(display=False) as forward:
@@ -114,6 +120,15 @@ def test_flops_equal_those_that_torch_counts(case, input_grad):
             y_BTH.sum().backward()
         expected = forward.get_total_flops(), backward.get_total_flops()
         assert flops(cell, T, batch, input_grad=input_grad) == expected
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - DRIVEN.keys()))
+def test_operations_of_cells_without_a_formula(name):
+    cell = BUILT_IN[name](3, 6)
+    with FlopCounterMode(display=False) as counted:
+        y_BTH, _ = cell.loop(torch.randn(2, 7, 3), cell.initial_state(2))
+        y_BTH.sum().backward()
+    assert sum(flops(cell, 7, 2)) == counted.get_total_flops() > 0
 
 
 def test_bad_counts_are_named():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +24,7 @@ COMMANDS = [
     for line in block.splitlines()
     if "python -m app " in line
 ]
+PATHS = {"PYTHONPATH": str(ROOT)}
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.enable_progress_bar", "false"]
 
 
@@ -32,10 +36,20 @@ def own_cell(monkeypatch):
     sys.modules.pop("my_cells", None)
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" not in line], ids=" ".join)
 def test_command(arguments, trained, own_cell, small_mnist):
-    arguments = [argument.replace("RUN", str(trained)) for argument in arguments]
-    assert main([*arguments, *(SHORT if arguments[0] == "fit" else [])]) == 0
+    run = trained
+    if "--resume" in arguments:  # which writes into the run directory
+        run = Path(shutil.copytree(trained, "run"))
+    arguments = [argument.replace("RUN", str(run)) for argument in arguments]
+    assert main([*arguments, *(SHORT if arguments[0] == "fit" and run is trained else [])]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" in line], ids=" ".join)
+def test_command_of_several_processes(arguments):
+    """Lightning starts the others by the command line of the first, so it needs one of its own."""
+    subprocess.run([sys.executable, "-m", "app", *arguments, *SHORT], check=True, env=os.environ | PATHS)
 
 
 def test_own_cell_keeps_the_contract(own_cell):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import bridge
 import pytest
 import torch
-from test_cells import BUILT_IN
+from bridge import BUILT_IN, DRIVEN
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -34,7 +34,7 @@ def measured(cell, x_BTI, weights_BTH):
     return gradients
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", DRIVEN)
 def test_equals_the_gradient_of_the_sequence_cut_at_each_step_under_every_engine(name):
     """The oracle runs the engine itself on what follows step t, from a state whose gradient is asked for."""
     for engine in bridge.engines_of(BUILT_IN[name]):
@@ -62,7 +62,21 @@ def test_equals_the_gradient_of_the_sequence_cut_at_each_step_under_every_engine
             assert norms_through_time(found)["h"][t - 1] == pytest.approx(float(h_gradient.norm()), rel=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT_IN if name.endswith("LSTM")])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_equals_the_gradient_that_autograd_keeps_of_each_output(name):
+    cell = bridge.random_cell(BUILT_IN[name], I, H)
+    x_BTI, weights_BTH = problem(cell)
+    state, loss, kept = cell.initial_state(B), 0.0, []
+    for x_BI, weights_BH in zip(x_BTI.unbind(1), weights_BTH.unbind(1), strict=True):
+        y_BH, state = cell.step(x_BI, state)
+        y_BH.retain_grad()
+        kept.append(y_BH)
+        loss = loss + (y_BH * weights_BH).tanh().sum()
+    loss.backward()
+    assert_close(measured(cell, x_BTI, weights_BTH)["h"], torch.stack([y_BH.grad for y_BH in kept]), **EXACT)
+
+
+@pytest.mark.parametrize("name", [name for name in DRIVEN if name.endswith("LSTM")])
 def test_the_cell_state_has_the_gradient_of_its_tensor(name):
     cell = bridge.random_cell(BUILT_IN[name], I, H)
     x_BTI, weights_BTH = problem(cell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -82,6 +82,22 @@ class Task(LightningModule):
             scheduler = CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def balanced(self, loss: Tensor, weight: int) -> Tensor:
+        """A training loss that is the mean over ``weight`` things, such as frames, for several processes.
+
+        Their gradients are averaged. With each loss multiplied by the part of all the things that its process has, and
+        by the number of processes, the average is the gradient of the mean over all of them.
+        """
+        if self._trainer is None or self.trainer.world_size == 1:
+            return loss
+        total = cast("Tensor", self.trainer.strategy.reduce(loss.new_tensor(weight), reduce_op="sum"))
+        return loss * (weight * self.trainer.world_size / total)
+
+    @property
+    def metric_dtype(self) -> torch.dtype:
+        """Of sums over an epoch, which are not to depend on how it is cut into batches."""
+        return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
     def log_part(self, part: str, weight: int, **metrics: Tensor) -> None:
         """Log metrics of ``part`` (``train``, ``validation`` or ``test``): averages over an epoch, one curve each.
 
@@ -94,13 +110,14 @@ class Task(LightningModule):
         """
         if part == "train":
             self.log_dict(dict(metrics), prog_bar=True, logger=False)
-        averages = {f"{part}/{name}": value for name, value in metrics.items()}
+        averages = {f"{part}/{name}": value.to(self.metric_dtype) for name, value in metrics.items()}
         self.log_dict(
             averages,
             on_step=False,
             on_epoch=True,
             prog_bar=part == "validation",
-            batch_size=weight,
+            # a tensor, because Lightning rounds the mean of integers over the processes down
+            batch_size=torch.tensor(weight, dtype=self.metric_dtype),  # type: ignore[arg-type]
             sync_dist=True,
         )
 
