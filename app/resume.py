@@ -18,6 +18,7 @@ LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
 FREE = (
     "data.init_args.root",
     "observe",
+    "probe_every",
     "output",
     "save_every",
     "weights_only",

@@ -50,11 +50,13 @@ class Dropped(SequenceClassifier):
         return super().forward(F.dropout(inputs, 0.3, self.training), lengths)
 
 
-def fit(*callbacks, cell=DTRIV, steps=9, **trainer):
+def fit(*callbacks, cell=DTRIV, steps=9, ckpt_path=None, **trainer):
     seed_everything(3)
     task = Dropped(partial(cell, **({"rebase_every": 2} if cell is DTRIV else {})), 1, 10, hidden_size=6)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False} | trainer
-    Trainer(max_steps=steps, callbacks=list(callbacks), enable_model_summary=False, **options).fit(task, Digits())
+    Trainer(max_steps=steps, callbacks=list(callbacks), enable_model_summary=False, **options).fit(
+        task, Digits(), ckpt_path=ckpt_path, weights_only=True
+    )
     return task
 
 
@@ -142,6 +144,20 @@ def test_arrays_are_read_back_and_a_run_goes_on_with_them():
     assert found.train_loss == [0, 1]
     assert found.cells == ["cell"]
     np.testing.assert_array_equal(found.of_cell("cell")["h"], [[1] * 5, [3] * 5])
+
+
+def test_a_resumed_run_measures_what_the_undisturbed_one_does():
+    whole = GradientsThroughTime(2, Path("whole.npz"))
+    fit(whole, steps=8)
+    task = fit(GradientsThroughTime(2, FILE), steps=4)
+    task.trainer.save_checkpoint("at_4.ckpt")
+    again = GradientsThroughTime(2, FILE)
+    fit(again, steps=8, ckpt_path="at_4.ckpt")
+    assert again.history.steps == whole.history.steps == [0, 2, 4, 6, 8]
+    for name, norms in whole.history.norms.items():
+        np.testing.assert_allclose(again.history.norms[name][:3], norms[:3], rtol=1e-12)
+    with np.load(FILE) as arrays:
+        assert arrays["steps"].tolist() == [0, 2, 4, 6, 8]
 
 
 def test_layers_are_told_apart_and_a_cell_in_a_cell_is_no_layer():
