@@ -14,8 +14,9 @@ from app.divergence import StopOnDivergence
 from app.gradients_through_time import GradientsThroughTime
 from app.keeping import BestCheckpoint, LastCheckpoint
 from app.observe import Observe
-from app.process_state import ProcessState
+from app.random_states import RandomStates
 from app.run import RunDirectory, write_text
+from app.running_means import RunningMeans
 from app.stopping import StopOnSignal
 from app.tasks import Task
 
@@ -41,7 +42,7 @@ def run_callbacks(
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    keeping = [ProcessState(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
+    keeping = [RandomStates(), RunningMeans(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
     showing: list[Callback] = [LearningRateMonitor(), BaselineCurves()]
     if observe and probe_every:
         showing.append(GradientsThroughTime(probe_every, run.gradients))

@@ -19,7 +19,8 @@ usage: python -m app COMMAND [options]
   test      measure a checkpoint on the test data                   --ckpt_path RUN/checkpoints/best.ckpt
   predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
   export    write a torch.export or ONNX program                    --ckpt_path FILE --output model.pt2
-  diagnose  write a page about what the cells of checkpoints do      --ckpt_path FILE [--ckpt_path FILE]
+  diagnose  write a page about what the cells of checkpoints do     --ckpt_path FILE [--ckpt_path FILE]
+  prepare   write the features of TIMIT to files, once              timit --root DISC --out DIR
   cells     list the registered cells, or explain one               cells [NAME]
 
 python -m app COMMAND --help shows every option; --traceback shows where an error came from.
@@ -53,13 +54,17 @@ def main(args: Sequence[str] | None = None) -> int:
             from app.diagnose import diagnose
 
             diagnose(options)
+        elif command == "prepare":
+            from app.prepare import prepare
+
+            prepare(options)
         elif command in ("fit", "validate", "test", "predict", "export"):
             from app.lightning_cli import run  # imports take seconds: only where they are needed
 
             run(command, options)
         else:
             raise UserError(
-                f"{command!r} is no command; fit, validate, test, predict, export, diagnose or cells is expected"
+                f"{command!r} is no command; fit, validate, test, predict, export, prepare, diagnose or cells is expected"
             )
     except UserError as error:
         if show_traceback:

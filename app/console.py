@@ -1,10 +1,21 @@
-"""What the user reads: tables and sentences on standard output."""
+"""What the user writes and reads: options, and tables and sentences on standard output."""
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+from app.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of options whose complaints are mistakes of the user."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -35,7 +35,7 @@ from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes")  # what a task takes from the data
+LINKED_SIZES = ("input_size", "num_classes", "target_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -287,6 +287,8 @@ class CLI(LightningCLI):
         for config in self.options.config or []:
             for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, self.options.as_dict()):
                 say(f"left out: {dropped}")
+        for note in self.datamodule.notes:
+            say(note)
         if self.datamodule.chosen_on_test:
             say("there is no validation split: what is called validation below is measured on the test set")
         if run:
@@ -300,6 +302,7 @@ class CLI(LightningCLI):
         results = {
             **metrics,
             "baselines": baselines,
+            "notes": self.datamodule.notes,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
             "best_epoch": read_checkpoint(run.best)["epoch"],
@@ -322,6 +325,8 @@ class CLI(LightningCLI):
         say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
+        for note in self.datamodule.notes:
+            say(note)
         say(f"best checkpoint:  {run.best}\nresults:          {run.results}")
         say(f"TensorBoard:      tensorboard --logdir {run.path}")
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from collections.abc import Sequence
-from typing import NoReturn
 
 import cells
-from app.console import say, table
+from app.console import Parser, say, table
 from app.errors import UserError
 from cells.registry import class_path, origin, own_parameters
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 def list_cells(options: Sequence[str]) -> None:
@@ -24,7 +17,7 @@ def list_cells(options: Sequence[str]) -> None:
     Raises:
         UserError: for a bad option or an unknown cell.
     """
-    parser = _Parser(prog="python -m app cells", description="List the registered cells, or explain one.")
+    parser = Parser(prog="python -m app cells", description="List the registered cells, or explain one.")
     parser.add_argument("name", nargs="?", help="a cell, by its name or its dotted path: print its documentation")
     parser.add_argument("--input_size", type=int, default=1, help="for the number of parameters (default: 1)")
     parser.add_argument("--hidden_size", type=int, default=128, help="for the number of parameters (default: 128)")

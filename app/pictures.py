@@ -3,7 +3,7 @@
 A picture is a function that returns a figure: :func:`styled` puts the style over it, :func:`blank` gives it the figure,
 :func:`as_array` makes pixels of it.
 
-Shapes: B examples, C classes, S side of an image.
+Shapes: B examples, C classes, S side of an image, T frames, F targets of a frame.
 """
 
 from __future__ import annotations
@@ -113,4 +113,34 @@ def examples_picture(images_BSS: Tensor, targets: Sequence[int], predictions: Se
             left + width / 2, bottom - height * 1.05, words, color=colour, ha="center", fontsize=8, in_layout=False
         )
     axes.set(xlim=(0, COLUMNS * side), ylim=(rows * high, 0))  # which imshow has moved
+    return figure
+
+
+@styled
+def frames_picture(predictions_TF: Tensor, targets_TF: Tensor) -> Figure:
+    """Targets, predictions and their difference side by side, frames from left to right, bins upwards."""
+    figure, ((target, prediction, difference),) = blank(12, 3.4, columns=3, sharey=True)
+    low, high = float(targets_TF.min()), float(targets_TF.max())
+    errors_TF = predictions_TF - targets_TF
+    largest = float(errors_TF.abs().quantile(0.99)) or 1.0
+    for axes, title, values_TF, scale in (
+        (target, "target", targets_TF, {"vmin": low, "vmax": high}),
+        (prediction, "prediction", predictions_TF, {"vmin": low, "vmax": high}),
+        (difference, "prediction - target", errors_TF, {"vmin": -largest, "vmax": largest, "cmap": "RdBu_r"}),
+    ):
+        image = axes.imshow(values_TF.T.numpy(), origin="lower", aspect="auto", **scale)
+        axes.set(title=title, xlabel="frame")
+        figure.colorbar(image, ax=axes)
+    target.set_ylabel("bin")
+    return figure
+
+
+@styled
+def bins_picture(errors_F: Tensor) -> Figure:
+    """The mean squared error of each bin."""
+    figure, ((axes,),) = blank(6, 3)
+    axes.plot(errors_F.numpy())
+    axes.set(xlabel="bin", ylabel="mean squared error", xlim=(0, len(errors_F) - 1), ylim=(0, None))
+    axes.axhline(float(errors_F.mean()), color="black", linestyle=":", label=f"mean {float(errors_F.mean()):.4g}")
+    axes.legend()
     return figure

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from app.errors import UserError
 from app.files import replacing
+from app.processes import of_every_process
 
 
-def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int:
+def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:
     """Write the rows of ``batches`` to a CSV or Parquet file with a column ``index`` and one for each entry.
 
     Args:
-        batches: What ``predict_step`` returned: a column of equal length for each name.
+        batches: What ``predict_step`` returned: a column of equal length for each name, a
+            tensor or a list.
         output: File to write, ``.csv`` or ``.parquet``; an old one is replaced when the new one is complete.
 
     Returns:
@@ -28,7 +29,7 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
     Raises:
         UserError: for another ending, a missing package, or a file that cannot be written.
     """
-    columns = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+    columns = {name: [value for batch in batches for value in _plain(batch[name])] for name in batches[0]}
     count = len(next(iter(columns.values())))
     columns = {"index": list(range(count)), **columns}
     try:
@@ -48,15 +49,17 @@ def write_predictions(batches: Sequence[dict[str, Tensor]], output: Path) -> int
     return count
 
 
-def every_prediction(batches: Sequence[dict[str, Tensor]]) -> Sequence[dict[str, Tensor]]:
+def _plain(column: Tensor | list[Any]) -> list[Any]:
+    values: list[Any] = column.tolist() if isinstance(column, Tensor) else column
+    return values
+
+
+def every_prediction(batches: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """The predictions of all processes in the order of the data, given those of this one; each must call it.
 
     The processes read pieces of the data that follow one another (``datamodules.batches``).
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return batches
-    pieces: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(pieces, apply_to_collection(list(batches), Tensor, Tensor.cpu))
+    pieces = of_every_process(apply_to_collection(list(batches), Tensor, Tensor.cpu))
     return [batch for piece in pieces for batch in piece]
 
 

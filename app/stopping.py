@@ -75,6 +75,9 @@ class StopOnSignal(Callback):
             os.kill(os.getpid(), number)
 
     def _agree(self, trainer: Trainer) -> None:
+        if trainer.world_size == 1:
+            self.requested = self._received
+            return
         received = torch.tensor(self._received, device=trainer.strategy.root_device)
         self.requested = int(trainer.strategy.reduce(received, reduce_op="max"))
 

@@ -70,7 +70,7 @@ class ComplexModReLURecurrence(Recurrence):
 
 def _gain(z_2NB: Tensor, bias_N1: Tensor, out_NB: Tensor) -> Tensor:
     """relu(1 + b / |z|), what modReLU multiplies z by; where z is 0 any number serves."""
-    torch.linalg.vector_norm(z_2NB, dim=0, out=out_NB)
+    torch.hypot(z_2NB[0], z_2NB[1], out=out_NB)
     out_NB.masked_fill_(out_NB == 0, 1)
     return torch.div(bias_N1, out_NB, out=out_NB).add_(1).relu_()
 

@@ -3,5 +3,6 @@
 from datamodules.base import Batch, DataError, DataModule
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST, FashionMNIST
+from datamodules.timit import TIMIT
 
-__all__ = ["MNIST", "Batch", "DataError", "DataModule", "Digits", "FashionMNIST"]
+__all__ = ["MNIST", "TIMIT", "Batch", "DataError", "DataModule", "Digits", "FashionMNIST"]

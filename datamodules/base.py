@@ -94,6 +94,15 @@ class DataModule(LightningDataModule):
         """How the data were made ready (order, split, scaling) as plain data, for the record of a run."""
         return {}
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures must know, a sentence each: said by ``fit``, and kept with the results."""
+        return []
+
+    def names(self, numbers: Sequence[int]) -> Sequence[str | int]:
+        """Names of test examples, for a table of predictions: by default their numbers in the data set."""
+        return numbers
+
     def baselines(self) -> dict[str, float]:
         """Losses that trivial answers reach on these data, by the name of the answer, to compare a trained cell with.
 

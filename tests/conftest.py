@@ -9,8 +9,10 @@ import pytest
 import torch
 from paths import QUICKSTART
 from small_mnist import SIZES, VALIDATION_SIZE, write_small_mnist
+from small_timit import write_disc
 
 from datamodules import MNIST
+from datamodules.timit_preparation import prepare_timit
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of tests are small: more threads would only wait for one another
 torch.set_num_threads(1)
@@ -35,6 +37,15 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DATA_DIR", raising=False)
     write_small_mnist(Path("data"))
     return Path("data")
+
+
+@pytest.fixture(scope="session")
+def small_timit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small TIMIT in ``disc`` and its prepared features in ``features``."""
+    folder = tmp_path_factory.mktemp("timit")
+    write_disc(folder / "disc")
+    prepare_timit(folder / "disc", folder / "features", processes=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

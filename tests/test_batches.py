@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import Adam
 
-from app.process_state import ProcessState
+from app.random_states import RandomStates
 from app.tasks import SequenceClassifier
 from cells import RNN
 from datamodules import DataError, Digits
@@ -153,7 +153,7 @@ def test_a_resumed_training_reads_and_draws_what_the_undisturbed_one_does(saved,
         np.random.seed(0 if checkpoint is None else 5)
         task = Noisy(RNN, input_size=1, num_classes=10, hidden_size=2, optimizer=partial(Adam, lr=0.1))
         keep = ModelCheckpoint(tmp_path / f"{max_epochs}", "{epoch}-{step}", save_top_k=-1, **saved)
-        trainer = quiet_trainer(ProcessState(), Record(read), keep, max_epochs=max_epochs)
+        trainer = quiet_trainer(RandomStates(), Record(read), keep, max_epochs=max_epochs)
         trainer.fit(task, Digits(batch_size=300), ckpt_path=checkpoint, weights_only=True)
         return read
 

@@ -18,6 +18,11 @@ PARAMETERS = {
     "dtriv_170": "16,415",
     "dtriv_360": "68,950",
     "dtriv_512": "136,970",
+    "lstm_84": "83,205",
+    "lstm_120": "136,089",
+    "lstm_158": "203,159",
+    "dtriv_224": "83,121",
+    "dtriv_322": "135,208",
     "lmu": "102,027",
     "janet_128": "34,826",
     "nru_212": "165,554",
@@ -40,10 +45,14 @@ def takes_a_step(config: Path | str, *options: str) -> bool:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_configuration_takes_a_step(config, small_mnist, capsys):
+@pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys):
     options = ["--seed_everything", "0"]
-    if "class_path: MNIST" in (ROOT / config).read_text(encoding="utf-8"):
+    text = (ROOT / config).read_text(encoding="utf-8")
+    if "class_path: MNIST" in text:
         options += ["--data.batch_size", "2", "--data.downsample", "7"]  # 16 steps, of the same model
+    if "class_path: TIMIT" in text:
+        options += ["--data.batch_size", "2", "--data.prepared", str(small_timit / "features")]
     assert takes_a_step(config, *options)
     core_and_size = re.search(r"[a-z]+_\d+$", config.stem)
     if config.stem in PARAMETERS or core_and_size:

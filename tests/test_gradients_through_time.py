@@ -22,7 +22,7 @@ from app.gradients_through_time import FIRST, GradientsThroughTime, History
 from app.observe import Observe
 from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
 from app.run import RunDirectory
-from app.tasks import SequenceClassifier
+from app.tasks import FrameRegressor, SequenceClassifier
 from cells import DTRIV, LSTM, RNN, MomentumLSTM
 from datamodules import MNIST, Digits
 
@@ -182,6 +182,22 @@ def test_layers_are_told_apart_and_a_cell_in_a_cell_is_no_layer():
     used = {name.partition("/")[0] for name in found.norms}
     assert used == {"layers.0", "layers.1"}  # the others are not called
     np.testing.assert_allclose(found.norms["layers.0/x"].shape, (7,))
+
+
+def test_frames_have_a_gradient_at_each_valid_step():
+    """Padding has none, in any cell, and the loss is that of the valid frames."""
+    task = FrameRegressor(LSTM, input_size=3, target_size=2, hidden_size=4)
+    batch = {"inputs": torch.randn(2, 6, 3), "targets": torch.randn(2, 6, 2), "lengths": torch.tensor([4, 3])}
+    found = Probe(batch).measure(task)
+    task.double()
+    y_BTF = task(batch["inputs"].double())
+    errors = [
+        (y_BTF[row, :length] - batch["targets"][row, :length]).square().flatten() for row, length in ((0, 4), (1, 3))
+    ]
+    assert found.loss == pytest.approx(torch.cat(errors).mean().item(), rel=1e-12)
+    assert (found.norms["cell/h"][:4] > 0).all()
+    assert (found.norms["cell/h"][4:] == 0).all()
+    assert 0 < vanishing_ratio(found.norms["cell/h"]) < np.inf
 
 
 def test_what_cannot_be_looked_into_says_so():

@@ -11,7 +11,7 @@ from torch.optim import Adam
 
 import cells
 from app.divergence import StopOnDivergence
-from app.process_state import ProcessState
+from app.random_states import RandomStates
 from app.tasks import SequenceClassifier
 from datamodules import Digits
 
@@ -44,7 +44,7 @@ def losses(name: str, precision: str, accelerator: str = "cpu") -> list[float]:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ProcessState(), StopOnDivergence(), record],
+        callbacks=[RandomStates(), StopOnDivergence(), record],
     )
     trainer.fit(task, Digits(batch_size=16))
     assert {parameter.dtype for parameter in task.parameters()} == {torch.float32}

@@ -21,7 +21,7 @@ from record import Record
 from torch.optim import Adam
 
 from app.predictions import every_prediction
-from app.process_state import ProcessState
+from app.random_states import RandomStates
 from app.tasks import SequenceClassifier
 from cells import LSTM
 from datamodules import Digits
@@ -72,7 +72,7 @@ def train(processes: int, batch_size: int) -> tuple[list[list[float]], list[dict
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ProcessState(), Record()],
+        callbacks=[RandomStates(), Record()],
     )
     data = OddDigits(batch_size=batch_size)
     trainer.fit(task, data)

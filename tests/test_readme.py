@@ -37,11 +37,14 @@ def own_cell(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" not in line], ids=" ".join)
-def test_command(arguments, trained, own_cell, small_mnist):
+@pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+def test_command(arguments, trained, own_cell, small_mnist, small_timit):
     run = trained
     if "--resume" in arguments:  # which writes into the run directory
         run = Path(shutil.copytree(trained, "run"))
-    arguments = [argument.replace("RUN", str(run)) for argument in arguments]
+    places = {"RUN": run, "DISC": small_timit / "disc", "FEATURES": small_timit / "features"}
+    for name, place in places.items():
+        arguments = [argument.replace(name, str(place)) for argument in arguments]
     assert main([*arguments, *(SHORT if arguments[0] == "fit" and run is trained else [])]) == 0
 
 

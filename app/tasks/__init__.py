@@ -2,5 +2,6 @@
 
 from app.tasks.base import Task
 from app.tasks.classification import SequenceClassifier
+from app.tasks.frame_regression import FrameRegressor
 
-__all__ = ["SequenceClassifier", "Task"]
+__all__ = ["FrameRegressor", "SequenceClassifier", "Task"]
