@@ -64,7 +64,8 @@ def main(args: Sequence[str] | None = None) -> int:
             run(command, options)
         else:
             raise UserError(
-                f"{command!r} is no command; fit, validate, test, predict, export, prepare, diagnose or cells is expected"
+                f"{command!r} is no command; "
+                "fit, validate, test, predict, export, prepare, diagnose or cells is expected"
             )
     except UserError as error:
         if show_traceback:
