@@ -60,7 +60,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the configuration to ``RUN/config.yaml``."""
+    """Write the configuration to ``RUN/config.yaml``, and beside it what the data module wants to have there."""
 
     def __init__(self, *args: Any, run: RunDirectory) -> None:
         super().__init__(*args)
@@ -69,3 +69,6 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         write_text(self.run.config, dump_config(self.parser, self.config))
+        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        for name, text in data.run_files().items():
+            write_text(self.run.path / name, text)

@@ -19,6 +19,7 @@ usage: python -m app COMMAND [options]
   test      measure a checkpoint on the test data                   --ckpt_path RUN/checkpoints/best.ckpt
   predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
   export    write a torch.export or ONNX program                    --ckpt_path FILE --output model.pt2
+  generate  continue a text by a trained language model             --ckpt_path FILE --prompt "the market"
   diagnose  write a page about what the cells of checkpoints do     --ckpt_path FILE [--ckpt_path FILE]
   prepare   write the features of TIMIT to files, once              timit --root DISC --out DIR
   cells     list the registered cells, or explain one               cells [NAME]
@@ -50,6 +51,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from app.list_cells import list_cells
 
             list_cells(options)
+        elif command == "generate":
+            from app.generate import generate
+
+            generate(options)
         elif command == "diagnose":
             from app.diagnose import diagnose
 
@@ -65,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             raise UserError(
                 f"{command!r} is no command; "
-                "fit, validate, test, predict, export, prepare, diagnose or cells is expected"
+                "fit, validate, test, predict, export, generate, diagnose, prepare or cells is expected"
             )
     except UserError as error:
         if show_traceback:

@@ -35,7 +35,7 @@ from app.sentences import dropped_arguments, plain_sentence
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes", "target_size")  # what a task takes from the data
+LINKED_SIZES = ("input_size", "num_classes", "target_size", "vocabulary_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -81,7 +81,7 @@ def _quieten() -> None:
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip: For seamless" not in record.getMessage()  # advertisements
+        lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())  # of no use here
     )
 
 
@@ -321,7 +321,7 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             write_results(run, results)
         self._log_hyperparameters(metrics)
-        beside = {f"baseline: {name}": {"loss": loss} for name, loss in baselines.items()}
+        beside = {f"baseline: {name}": self.model.figures(loss) for name, loss in baselines.items()}
         say(f"\n{metrics_table(metrics | beside)}\n")
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
@@ -343,7 +343,9 @@ class CLI(LightningCLI):
         batches: Any = self.trainer.predict(self.model, self.datamodule, ckpt_path=checkpoint, weights_only=True)
         batches = every_prediction(batches)
         if self.trainer.is_global_zero:
-            say(f"{write_predictions(batches, output):,} predictions: {output}")
+            say(f"{write_predictions(self.model.readable(batches), output):,} predictions: {output}")
+            if summary := self.model.sum_up(batches):
+                say(summary)
 
     def _export(self) -> None:
         output = Path(self.options.output or "model.pt2")
@@ -351,6 +353,9 @@ class CLI(LightningCLI):
         self.datamodule.prepare_data()
         self.datamodule.setup("test")
         example = next(iter(self.datamodule.test_dataloader()))["inputs"]
+        if not example.is_floating_point():
+            name = type(self.model).__name__
+            raise UserError(f"{name} reads words, and only models of sequences of numbers are exported")
         error = export(self.model, example, output)
         say(f"{output}: equal to the model within {error:.1e} of its largest output")
 

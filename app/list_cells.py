@@ -24,18 +24,39 @@ def list_cells(options: Sequence[str]) -> None:
     arguments = parser.parse_args(options)
     cells.load_entry_points()
     try:
-        chosen = [cells.find_cell(arguments.name)] if arguments.name else None
+        chosen = cells.find_cell(arguments.name) if arguments.name else None
         every = [cell for same_name in cells.registered_cells().values() for cell in same_name]
-        built = {cell: cell(arguments.input_size, arguments.hidden_size) for cell in chosen or every}
+        built, refused = _build([chosen] if chosen else every, arguments.input_size, arguments.hidden_size)
     except ValueError as error:
         raise UserError(str(error)) from error
     sizes = f"input_size {arguments.input_size}, hidden_size {arguments.hidden_size}"
     if chosen:
-        _explain(built[chosen[0]], sizes)
+        _explain(built[chosen], sizes)
         return
-    rows = [[cls.__name__, origin(cls), _parameters(cell), _equation(cls)] for cls, cell in built.items()]
+    counts = {cls: _parameters(built[cls]) if cls in built else "-" for cls in every}
+    rows = [[cls.__name__, origin(cls), counts[cls], _equation(cls)] for cls in every]
     say(table(["cell", "origin", "parameters", "equation"], rows))
-    say(f"\nParameters are counted for {sizes}. Arguments of one cell: python -m app cells NAME")
+    say("".join(f"\n- {cls.__name__}: {reason}" for cls, reason in refused.items()))
+    say(f"Parameters are counted for {sizes}. Arguments of one cell: python -m app cells NAME")
+
+
+def _build(
+    classes: Sequence[type[cells.Cell]], input_size: int, hidden_size: int
+) -> tuple[dict[type[cells.Cell], cells.Cell], dict[type[cells.Cell], str]]:
+    """The cells, and why some cannot have these sizes.
+
+    Raises:
+        ValueError: if none of them can.
+    """
+    built, refused = {}, {}
+    for cls in classes:
+        try:
+            built[cls] = cls(input_size, hidden_size)
+        except ValueError as error:
+            refused[cls] = str(error)
+    if not built:
+        raise ValueError(next(iter(refused.values())))
+    return built, refused
 
 
 def _explain(cell: cells.Cell, sizes: str) -> None:

@@ -19,8 +19,7 @@ def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:
     """Write the rows of ``batches`` to a CSV or Parquet file with a column ``index`` and one for each entry.
 
     Args:
-        batches: What ``predict_step`` returned: a column of equal length for each name, a
-            tensor or a list.
+        batches: What ``predict_step`` returned: a column of equal length for each name, a tensor or a list.
         output: File to write, ``.csv`` or ``.parquet``; an old one is replaced when the new one is complete.
 
     Returns:

@@ -48,7 +48,7 @@ class TensorsDataset(Dataset[Batch]):
         return {name: tensor.index_select(0, rows) for name, tensor in self.tensors.items()}  # faster than tensor[rows]
 
 
-def _whole_batch(batch: Any) -> Any:
+def whole_batch(batch: Any) -> Any:
     return batch  # TensorsDataset.__getitems__ has made it already
 
 
@@ -92,6 +92,10 @@ class DataModule(LightningDataModule):
     @property
     def description(self) -> dict[str, Any]:
         """How the data were made ready (order, split, scaling) as plain data, for the record of a run."""
+        return {}
+
+    def run_files(self) -> dict[str, str]:
+        """Texts that belong into the run directory, by the name of the file; nothing by default."""
         return {}
 
     @property
@@ -167,7 +171,7 @@ class DataModule(LightningDataModule):
         *,
         shuffle: bool = False,
         lengths: Sequence[int] | None = None,
-        collate: Callable[[Any], Batch] = _whole_batch,
+        collate: Callable[[Any], Batch] = whole_batch,
     ) -> DataLoader[Batch]:
         """A loader of this process's batches; the training's (shuffled) goes on where a checkpoint was written.
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import QUICKSTART
+from paths import QUICKSTART, ROOT
+from small_corpus import write_small_corpus
 from small_mnist import SIZES, VALIDATION_SIZE, write_small_mnist
 from small_timit import write_disc
 
@@ -57,3 +58,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--run_dir", str(run), "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
     assert main(["fit", "--config", QUICKSTART, "--model.hidden_size", "16", *options]) == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def trained_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a small language model."""
+    from app.cli import main
+
+    folder = tmp_path_factory.mktemp("language")
+    write_small_corpus(folder / "data", "ptb.{}.txt")
+    options = ["--data.root", str(folder / "data"), "--run_dir", str(folder / "run"), "--data.batch_size", "4"]
+    sizes = ["--model.embedding_size", "8", "--model.hidden_sizes", "[8]", "--trainer.max_epochs", "3"]
+    sizes += ["--model.adaptive_cutoffs", "[4, 8]"]
+    config = str(ROOT / "configs" / "ptb" / "small.yaml")
+    assert main(["fit", "--config", config, *options, *sizes, "--trainer.enable_progress_bar", "false"]) == 0
+    return folder / "run"

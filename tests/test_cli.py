@@ -283,6 +283,8 @@ def test_cells_lists_every_cell_with_its_equation_and_count(capsys):
     assert "built in" in row
     assert str(4 * 5 * (3 + 5 + 2)) in row
     assert "v_t = mu v_{t-1} + s a_t" in row
+    assert next(line for line in lines if line.startswith("UnitaryRNN ")).split()[3] == "-"
+    assert "- UnitaryRNN: hidden_size is 5; an even number is expected" in "\n".join(lines)
 
 
 def test_cells_explains_one(capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from small_corpus import write_small_corpus
 
 from app.cli import main
 
@@ -53,6 +54,9 @@ def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys):
         options += ["--data.batch_size", "2", "--data.downsample", "7"]  # 16 steps, of the same model
     if "class_path: TIMIT" in text:
         options += ["--data.batch_size", "2", "--data.prepared", str(small_timit / "features")]
+    if "class_path: PennTreebank" in text:
+        write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
+        options += ["--data.batch_size", "2", "--model.embedding_size", "4", "--model.hidden_sizes", "[6, 5, 4]"]
     assert takes_a_step(config, *options)
     core_and_size = re.search(r"[a-z]+_\d+$", config.stem)
     if config.stem in PARAMETERS or core_and_size:
@@ -70,6 +74,15 @@ def test_header_says_what_to_expect(config):
 
 @pytest.mark.data
 @pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR names no data")
-@pytest.mark.parametrize("config", ["configs/mnist/momentum_lstm_128.yaml", "configs/pmnist/momentum_dtriv_170.yaml"])
-def test_configuration_takes_a_step_on_the_real_data(config):
-    assert takes_a_step(config)
+@pytest.mark.parametrize(
+    "config",
+    [
+        "configs/mnist/momentum_lstm_128.yaml",
+        "configs/pmnist/momentum_dtriv_170.yaml",
+        "configs/ptb/small.yaml",
+        "configs/ptb/momentum_lstm.yaml",
+    ],
+)
+def test_configuration_takes_a_step_on_the_real_data(config, capsys):
+    assert takes_a_step(config, *(["--data.cache", "cache"] if "ptb" in config else []))
+    assert "momentum_lstm.yaml" not in config or "24,221,600 parameters" in capsys.readouterr().out

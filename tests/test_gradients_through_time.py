@@ -22,7 +22,7 @@ from app.gradients_through_time import FIRST, GradientsThroughTime, History
 from app.observe import Observe
 from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
 from app.run import RunDirectory
-from app.tasks import FrameRegressor, SequenceClassifier
+from app.tasks import FrameRegressor, LanguageModel, SequenceClassifier
 from cells import DTRIV, LSTM, RNN, MomentumLSTM
 from datamodules import MNIST, Digits
 
@@ -198,6 +198,24 @@ def test_frames_have_a_gradient_at_each_valid_step():
     assert (found.norms["cell/h"][:4] > 0).all()
     assert (found.norms["cell/h"][4:] == 0).all()
     assert 0 < vanishing_ratio(found.norms["cell/h"]) < np.inf
+
+
+def test_every_layer_of_a_language_model_is_looked_into_without_dropout():
+    task = LanguageModel(LSTM, vocabulary_size=11, embedding_size=3, hidden_sizes=[4, 3])
+    words = torch.randint(11, (2, 6))
+    found = Probe({"inputs": words, "targets": words.roll(-1, 1), "reset": torch.ones(2, dtype=torch.bool)}).measure(
+        task
+    )
+    assert {name.rpartition("/")[0] for name in found.norms} == {"layers.0", "layers.1"}
+    task.double().eval()
+    y_BTH, _ = task(words)
+    logits_NV = y_BTH.flatten(0, 1) @ task.embedding.T + task.softmax_bias
+    expected = F.cross_entropy(logits_NV, words.roll(-1, 1).flatten())
+    assert found.loss == pytest.approx(expected.item(), rel=1e-12)
+    (y_gradient,) = torch.autograd.grad(expected, y_BTH)
+    # the last output reaches nothing but its own word
+    assert found.norms["layers.1/h"][-1] == pytest.approx(y_gradient[:, -1].norm().item(), rel=1e-10)
+    assert (found.norms["layers.0/x"] > 0).all()
 
 
 def test_what_cannot_be_looked_into_says_so():

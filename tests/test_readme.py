@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from small_corpus import write_small_corpus
 
 from app.cli import main
 from cells import check_cell
@@ -38,11 +39,14 @@ def own_cell(monkeypatch):
 
 @pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" not in line], ids=" ".join)
 @pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
-def test_command(arguments, trained, own_cell, small_mnist, small_timit):
+def test_command(arguments, trained, trained_language_model, own_cell, small_mnist, small_timit):
+    write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
+    Path("my.txt").write_text("the cat sees a bird\n")
     run = trained
     if "--resume" in arguments:  # which writes into the run directory
         run = Path(shutil.copytree(trained, "run"))
     places = {"RUN": run, "DISC": small_timit / "disc", "FEATURES": small_timit / "features"}
+    places["PTB/checkpoints"] = trained_language_model / "checkpoints"
     for name, place in places.items():
         arguments = [argument.replace(name, str(place)) for argument in arguments]
     assert main([*arguments, *(SHORT if arguments[0] == "fit" and run is trained else [])]) == 0

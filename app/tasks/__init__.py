@@ -3,5 +3,6 @@
 from app.tasks.base import Task
 from app.tasks.classification import SequenceClassifier
 from app.tasks.frame_regression import FrameRegressor
+from app.tasks.language_modelling import LanguageModel
 
-__all__ = ["FrameRegressor", "SequenceClassifier", "Task"]
+__all__ = ["FrameRegressor", "LanguageModel", "SequenceClassifier", "Task"]

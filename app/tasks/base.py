@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any, Literal, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
+from app.averaging import AveragedWeights
 from app.board import Board
 from app.optimizers import OptimizerFactory, optimizer_by_role
 from cells import Cell, follow_optimizer
@@ -67,13 +69,17 @@ class Task(LightningModule):
         }
         self._set_hparams(hyperparameters)  # save_hyperparameters would take what the command line was given instead
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What the optimiser needs to be told in a training."""
+        return [AveragedWeights()]
+
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_by_role(self, self.make_optimizer, self.make_orthogonal_optimizer)
         follow_optimizer(self, optimizer)  # cells that move their base count the optimiser's steps
         scheduler: LRScheduler
         if self.lr_schedule == "constant":
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self._total_steps()
         if self.lr_schedule == "one_cycle":
             peaks = [group["lr"] for group in optimizer.param_groups]
             cycled = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
@@ -81,6 +87,28 @@ class Task(LightningModule):
         else:
             scheduler = CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        if steps > 0:
+            return steps
+        # Lightning does not know how many batches there will be; a stream does
+        accumulate = self.trainer.accumulate_grad_batches
+        batches = self.trainer.datamodule.batches_in_epochs(self.trainer.max_epochs)  # type: ignore[attr-defined]
+        return sum(ceil(count / accumulate) for count in batches)
+
+    def figures(self, loss: float) -> dict[str, float]:
+        """What a loss amounts to in the metrics of this task, as far as it decides them."""
+        return {"loss": loss}
+
+    def readable(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """What ``predict_step`` returned as the columns of the table that ``predict`` writes; by default unchanged."""
+        return predictions
+
+    def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
+        """What ``predict`` says of its table, beside the number of rows, in a line; nothing by default."""
+        return ""
 
     def balanced(self, loss: Tensor, weight: int) -> Tensor:
         """A training loss that is the mean over ``weight`` things, such as frames, for several processes.
