@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from paths import QUICKSTART
 from pytorch_lightning import Callback, Trainer, seed_everything
+from small_corpus import write_small_corpus
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.optim import Adam
 
 from app.callbacks import run_callbacks
 from app.cli import main
@@ -24,7 +26,7 @@ from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishin
 from app.run import RunDirectory
 from app.tasks import FrameRegressor, LanguageModel, SequenceClassifier
 from cells import DTRIV, LSTM, RNN, MomentumLSTM
-from datamodules import MNIST, Digits
+from datamodules import MNIST, Corpus, Digits
 
 FILE = Path("gradients.npz")
 
@@ -303,3 +305,24 @@ def test_a_tanh_network_vanishes_on_mnist_and_an_orthogonal_one_is_flat():
     assert vanishing_ratio(vanishing) < 1e-100
     assert slope(vanishing) > 0.15
     assert abs(slope(flat)) < 0.001
+
+
+def test_a_stream_is_not_disturbed():
+    """A language model, its state carried from window to window, with dropout: measured after every step and never."""
+    write_small_corpus(Path("data"))
+    weights = []
+    for callbacks in ([], [GradientsThroughTime(1, FILE)]):
+        seed_everything(3)
+        data = Corpus("data", batch_size=4)
+        data.prepare_data()
+        data.setup("fit")
+        task = LanguageModel(
+            LSTM, data.vocabulary_size, embedding_size=5, hidden_sizes=[6, 5], word_dropout=0.1, optimizer=Adam
+        )
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        Trainer(max_epochs=2, callbacks=callbacks, enable_model_summary=False, **quiet).fit(task, data)
+        weights.append(task.state_dict())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    with np.load(FILE) as arrays:
+        assert len(arrays["steps"]) > 3
+        assert arrays["layers.1/c"].shape == arrays["layers.0/c"].shape
