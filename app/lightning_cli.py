@@ -32,6 +32,7 @@ from app.predictions import check_output, every_prediction, write_predictions
 from app.resume import check_unchanged, with_resumed_run
 from app.run import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.sentences import dropped_arguments, plain_sentence
+from app.solved import Solved
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
@@ -179,6 +180,12 @@ class CLI(LightningCLI):
             default=100,
             help="Optimiser steps between two measurements of the gradient at each time step; 0: none.",
         )
+        parser.add_argument(
+            "--stop_when_solved",
+            type=bool,
+            default=False,
+            help="End the training once the validation loss is below the margin at which the data count as solved.",
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in LINKED_SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -200,6 +207,7 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
         self.run_directory: RunDirectory | None = None
+        self.solved = Solved(self.options.stop_when_solved)
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError) as error:
@@ -224,13 +232,14 @@ class CLI(LightningCLI):
                 RunDirectory(Path(resumed)) if resumed else RunDirectory.new(self.options.run_dir, self._config_name())
             )
             self.save_config_kwargs = {"run": self.run_directory}
-            callbacks += run_callbacks(
+            own = run_callbacks(
                 self.model,
                 self.run_directory,
                 self.options.observe,
                 self.options.probe_every,
                 self.options.save_every,
             )
+            callbacks += [self.solved, *own]  # what was solved belongs into the checkpoint of its step
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):
                 # what was shown after the checkpoint is shown again
@@ -279,6 +288,8 @@ class CLI(LightningCLI):
         return getattr(self.trainer.strategy, "cluster_environment", None)
 
     def _fit(self) -> None:
+        if self.options.stop_when_solved and self.datamodule.solved_below is None:
+            raise UserError(f"stop_when_solved is true, but {type(self.datamodule).__name__} has no margin for it")
         run = self.run_directory
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         cell = self.model.cell
@@ -302,6 +313,7 @@ class CLI(LightningCLI):
         results = {
             **metrics,
             "baselines": baselines,
+            **self._whether_solved(metrics),
             "notes": self.datamodule.notes,
             "chosen_on": CHOSEN_ON[self.datamodule.chosen_on_test],
             "monitor": self.model.monitor,
@@ -323,6 +335,8 @@ class CLI(LightningCLI):
         self._log_hyperparameters(metrics)
         beside = {f"baseline: {name}": self.model.figures(loss) for name, loss in baselines.items()}
         say(f"\n{metrics_table(metrics | beside)}\n")
+        if "solved" in results:
+            say(_solved_in_words(results, metrics["test"]["loss"]))
         say(f"best epoch {results['best_epoch']} of {results['epochs']} by {self.model.monitor}, {seconds:.0f} s")
         say(f"chosen on {results['chosen_on']}")
         for note in self.datamodule.notes:
@@ -372,6 +386,14 @@ class CLI(LightningCLI):
             return self._measure("test", run.last) | {"best_test": best}
         return self._measure("validate", run.best) | self._measure("test", run.best)
 
+    def _whether_solved(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Whether the test loss is below the data's margin, and when the validation loss was first; else nothing."""
+        margin = self.datamodule.solved_below
+        if margin is None:
+            return {}
+        solved = metrics["test"]["loss"] < margin
+        return {"solved": solved, "solved_below": margin, "solved_at_step": self.solved.step}
+
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
         part, _, metric = self.model.monitor.partition("/")
@@ -393,6 +415,15 @@ class CLI(LightningCLI):
         """Name of the first configuration file, for the default run directory."""
         configs = self.options.config or []
         return Path(str(configs[0])).stem if configs else "run"
+
+
+def _solved_in_words(results: dict[str, Any], loss: float) -> str:
+    step = results["solved_at_step"]
+    on_validation = "not on validation" if step is None else f"on validation after step {step:,}"
+    return (
+        f"{'solved' if results['solved'] else 'not solved'}: the test loss is {loss:.4g}, below "
+        f"{results['solved_below']:.4g} is expected ({on_validation})"
+    )
 
 
 def _listed(given: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 A picture is a function that returns a figure: :func:`styled` puts the style over it, :func:`blank` gives it the figure,
 :func:`as_array` makes pixels of it.
 
-Shapes: B examples, C classes, S side of an image, T frames, F targets of a frame.
+Shapes: B examples, C classes, S side of an image, T steps or frames, F targets of a frame.
 """
 
 from __future__ import annotations
@@ -143,4 +143,28 @@ def bins_picture(errors_F: Tensor) -> Figure:
     axes.set(xlabel="bin", ylabel="mean squared error", xlim=(0, len(errors_F) - 1), ylim=(0, None))
     axes.axhline(float(errors_F.mean()), color="black", linestyle=":", label=f"mean {float(errors_F.mean()):.4g}")
     axes.legend()
+    return figure
+
+
+@styled
+def labels_picture(targets_BT: Tensor, predictions_BT: Tensor, first_step: int, num_classes: int) -> Figure:
+    """A label for each step as a colour, one sequence a row: what was to be said, and below it what was said."""
+    rows, steps = targets_BT.shape
+    figure, axes = blank(max(4, 1 + 0.12 * steps), 1.2 + 0.3 * rows, rows=2, sharex=True)
+    edges = (first_step - 0.5, first_step + steps - 0.5, rows - 0.5, -0.5)
+    for panel, labels_BT, name in zip(axes[:, 0], (targets_BT, predictions_BT), ("target", "prediction"), strict=True):
+        shown = panel.imshow(labels_BT.numpy(), vmin=0, vmax=num_classes - 1, aspect="auto", extent=edges)
+        panel.set(title=name, yticks=[])
+    axes[-1, 0].set(xlabel="step")
+    figure.colorbar(shown, ax=axes[:, 0].tolist(), label="class")
+    return figure
+
+
+@styled
+def agreement_picture(targets_B: Tensor, predictions_B: Tensor) -> Figure:
+    """A point for each example, its target across and its prediction up; on the line they are equal."""
+    figure, ((axes,),) = blank(4, 4)
+    axes.plot(targets_B.numpy(), predictions_B.numpy(), ".", markersize=4, alpha=0.6)
+    axes.axline((float(targets_B[0]), float(targets_B[0])), slope=1, color="black", linewidth=0.8)
+    axes.set(xlabel="target", ylabel="prediction")
     return figure

@@ -1,6 +1,8 @@
-"""Real data made ready for recurrent networks, one LightningDataModule a data set."""
+"""Data made ready for recurrent networks, one LightningDataModule a data set."""
 
+from datamodules.adding import Adding
 from datamodules.base import Batch, DataError, DataModule
+from datamodules.copying import Copying
 from datamodules.corpus import Corpus
 from datamodules.digits import Digits
 from datamodules.mnist import MNIST, FashionMNIST
@@ -11,7 +13,9 @@ from datamodules.wikitext import WikiText2, WikiText103
 __all__ = [
     "MNIST",
     "TIMIT",
+    "Adding",
     "Batch",
+    "Copying",
     "Corpus",
     "DataError",
     "DataModule",

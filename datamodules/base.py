@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -56,7 +56,8 @@ class DataModule(LightningDataModule):
     """Real data made ready: ``train``, ``validation`` and ``test`` data sets after ``setup``.
 
     A batch is a dictionary that says what it is: ``inputs`` (B, T, input_size), ``targets``, and ``lengths`` where
-    sequences are padded or ``reset`` where they are pieces of a stream.
+    sequences are padded, ``reset`` where they are pieces of a stream, or ``scored`` (B, T) where the accuracy is that
+    of some steps only.
 
     Args:
         root: Folder of the data; None means the environment variable DATA_DIR, else ``data``. Nothing is written
@@ -66,12 +67,16 @@ class DataModule(LightningDataModule):
     Attributes:
         chosen_on_test: Whether there is no validation split, and the test data stand in its place, so that the best
             epoch is chosen on them.
+        training_order: What puts the training examples into batches.
+        solved_below: The loss below which the task counts as solved; None where there is no such margin.
 
     Raises:
         ValueError: if ``batch_size`` is below 1.
     """
 
     chosen_on_test: bool = False
+    training_order: ClassVar[type[Batches]] = Batches
+    solved_below: float | None = None
     train: Dataset[Batch]
     validation: Dataset[Batch]
     test: Dataset[Batch]
@@ -188,7 +193,7 @@ class DataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # untyped
             shuffle = False
         try:
-            batches = Batches(
+            batches = (self.training_order if shuffle else Batches)(
                 len(dataset),  # type: ignore[arg-type]  # every data set here has a length
                 self.batch_size,
                 shuffle=shuffle,

@@ -1,4 +1,6 @@
-"""The losses of the first ten steps of each task with each cell: a change of the numbers needs a reason in its commit.
+"""The losses of the first ten steps of each task, with each cell or with one of each family.
+
+A change of the numbers needs a reason in its commit.
 
 ``python tests/test_golden.py`` writes them anew.
 """
@@ -14,29 +16,39 @@ import torch
 from torch.optim import Adam
 
 import cells
-from app.tasks import SequenceClassifier
-from datamodules import Digits
+from app.lightning_cli import LINKED_SIZES
+from app.tasks import FrameClassifier, SequenceClassifier, SequenceRegressor
+from datamodules import Adding, Copying, Digits
 
-GOLDEN = Path(__file__).parent / "golden" / "sequence_classification.json"
+GOLDEN = Path(__file__).parent / "golden"
 ARGUMENTS = {"NesterovDTRIV": {"restart_period": 2}}  # with the default it leaves the range of numbers in 64 steps
 NAMES = [name for name, classes in cells.registered_cells().items() if classes[0].__module__.startswith("cells.")]
+FAMILIES = ["RNN", "LSTM", "GRU", "DTRIV", "MomentumLSTM", "AdamLSTM", "NesterovLSTM"]
+TASKS = {
+    "sequence_classification": (SequenceClassifier, Digits, NAMES),
+    "frame_classification": (FrameClassifier, partial(Copying, blanks=20), FAMILIES),
+    "sequence_regression": (SequenceRegressor, partial(Adding, steps=30), FAMILIES),
+}
+CASES = [(task, name) for task, (_, _, names) in TASKS.items() for name in names]
 
 
-def ten_losses(name: str) -> list[float]:
-    """Ten steps of Adam on the digits in their order, in float64."""
+def ten_losses(task_name: str, name: str) -> list[float]:
+    """Ten steps of Adam on the first examples in their order, in float64."""
+    make, make_data, _ = TASKS[task_name]
     torch.manual_seed(0)
-    data = Digits(batch_size=16)
+    data = make_data(batch_size=16)
     data.setup()
+    sizes = {size: getattr(data, size) for size in LINKED_SIZES if hasattr(data, size)}
     cell = partial(cells.find_cell(name), **ARGUMENTS.get(name, {}))
-    task = SequenceClassifier(cell, input_size=1, num_classes=10, hidden_size=8, optimizer=partial(Adam, lr=0.01))
+    task = make(cell, hidden_size=8, optimizer=partial(Adam, lr=0.01), **sizes)
     task.double()
     task.log_part = lambda *args, **metrics: None  # there is no trainer to log to
     optimizer = task.configure_optimizers()
     losses = []
     for step in range(10):
-        rows = range(16 * step, 16 * (step + 1))
-        batch = data.train.__getitems__(rows)
-        loss = task.training_step({**batch, "inputs": batch["inputs"].double()}, step)
+        batch = data.train.__getitems__(range(16 * step, 16 * (step + 1)))
+        batch = {entry: tensor.double() if tensor.is_floating_point() else tensor for entry, tensor in batch.items()}
+        loss = task.training_step(batch, step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -44,11 +56,13 @@ def ten_losses(name: str) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_first_ten_losses(name):
-    golden = json.loads(GOLDEN.read_text())
-    assert ten_losses(name) == pytest.approx(golden[name], rel=1e-6)
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_first_ten_losses(task, name):
+    golden = json.loads((GOLDEN / f"{task}.json").read_text())
+    assert ten_losses(task, name) == pytest.approx(golden[name], rel=1e-6)
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({name: ten_losses(name) for name in NAMES}, indent=1) + "\n")
+    for task, (_, _, names) in TASKS.items():
+        losses = {name: ten_losses(task, name) for name in names}
+        (GOLDEN / f"{task}.json").write_text(json.dumps(losses, indent=1) + "\n")

@@ -24,7 +24,7 @@ from app.gradients_through_time import FIRST, GradientsThroughTime, History
 from app.observe import Observe
 from app.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
 from app.run import RunDirectory
-from app.tasks import FrameRegressor, LanguageModel, SequenceClassifier
+from app.tasks import FrameClassifier, FrameRegressor, LanguageModel, SequenceClassifier, SequenceRegressor
 from cells import DTRIV, LSTM, RNN, MomentumLSTM
 from datamodules import MNIST, Corpus, Digits
 
@@ -218,6 +218,24 @@ def test_every_layer_of_a_language_model_is_looked_into_without_dropout():
     # the last output reaches nothing but its own word
     assert found.norms["layers.1/h"][-1] == pytest.approx(y_gradient[:, -1].norm().item(), rel=1e-10)
     assert (found.norms["layers.0/x"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [
+        (SequenceClassifier(LSTM, 3, 5, hidden_size=4), torch.tensor([4, 1])),
+        (SequenceRegressor(LSTM, 3, 2, hidden_size=4), torch.randn(2, 2)),
+        (FrameClassifier(LSTM, 3, 5, hidden_size=4), torch.randint(5, (2, 6))),
+        (FrameRegressor(LSTM, 3, 2, hidden_size=4), torch.randn(2, 6, 2)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_loss_on_a_probe_is_that_of_the_training(task, targets, monkeypatch):
+    batch = {"inputs": torch.randn(2, 6, 3), "targets": targets, "lengths": torch.tensor([6, 4])}
+    logged = {}
+    monkeypatch.setattr(task, "log_part", lambda part, weight, **metrics: logged.update(metrics))
+    task._step(batch, "train")
+    assert Probe(batch).measure(task).loss == pytest.approx(logged["loss"].item(), rel=1e-5)
 
 
 def test_what_cannot_be_looked_into_says_so():

@@ -26,7 +26,8 @@ COMMANDS = [
     if "python -m app " in line
 ]
 PATHS = {"PYTHONPATH": str(ROOT)}
-SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.enable_progress_bar", "false"]
+SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+SHORT += [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
 
 
 @pytest.fixture

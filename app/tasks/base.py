@@ -1,4 +1,7 @@
-"""What all tasks share: the optimiser, the learning-rate schedule, and hyperparameters that are plain data."""
+"""What all tasks share: the optimiser, the learning-rate schedule, and hyperparameters that are plain data.
+
+Shapes: B batch, T time, H hidden_size.
+"""
 
 from __future__ import annotations
 
@@ -172,6 +175,13 @@ class Task(LightningModule):
 
     def observe_epoch(self, board: Board) -> None:
         """Show what a validation gave, after its last batch, in all processes; nothing by default."""
+
+
+def last_step(y_BTH: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """What (B, H) stands at step ``lengths`` - 1 of each row, or at the last one."""
+    if lengths_B is None:
+        return y_BTH[:, -1]
+    return y_BTH[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
 
 
 def _description(factory: OptimizerFactory) -> dict[str, Any]:

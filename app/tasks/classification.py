@@ -15,7 +15,7 @@ from torch.optim import Adam
 from app.board import Board
 from app.optimizers import OptimizerFactory
 from app.pictures import confusion_picture, examples_picture
-from app.tasks.base import CellFactory, LRSchedule, Task
+from app.tasks.base import CellFactory, LRSchedule, Task, last_step
 from datamodules import Batch, DataModule
 
 SHOWN = 32  # examples in a picture
@@ -62,11 +62,7 @@ class SequenceClassifier(Task):
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits of shape (B, C) from inputs (B, T, I), read at step ``lengths`` - 1, or at the last one."""
         y_BTH, _ = self.cell(inputs)
-        if lengths is None:
-            last_BH = y_BTH[:, -1]
-        else:
-            last_BH = y_BTH[torch.arange(len(lengths), device=lengths.device), lengths - 1]
-        logits_BC: Tensor = self.head(last_BH)
+        logits_BC: Tensor = self.head(last_step(y_BTH, lengths))
         return logits_BC
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
