@@ -149,8 +149,8 @@ class LMU(Cell):
 
         The answer to u within a block is one product with a Toeplitz matrix for all blocks together; the ends of the
         blocks are carried forward one by one; what is left of them k steps into the next block, A^k m, is again one
-        product. A convolution by FFT takes as long without an initial memory, is ten times less exact in float32, and
-        has no way to take one.
+        product. A convolution by FFT is no slower, but less exact in float32, and needs a way of its own for the memory
+        before the first step.
         """
         rows, T = u_BT.shape
         N = self.order
