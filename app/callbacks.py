@@ -11,6 +11,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from app.baselines import BaselineCurves
 from app.configuration import dump_config
 from app.divergence import StopOnDivergence
+from app.gradients_through_time import GradientsThroughTime
 from app.keeping import BestCheckpoint, LastCheckpoint
 from app.observe import Observe
 from app.random_states import RandomStates
@@ -20,13 +21,16 @@ from app.stopping import StopOnSignal
 from app.tasks import Task
 
 
-def run_callbacks(task: Task, run: RunDirectory, observe: bool, save_every: int | None = None) -> list[Callback]:
+def run_callbacks(
+    task: Task, run: RunDirectory, observe: bool, probe_every: int = 0, save_every: int | None = None
+) -> list[Callback]:
     """What keeps a run, what may stop it, and what shows it.
 
     Args:
         task: What is trained.
-        run: Where checkpoints go.
-        observe: Whether to add :class:`Observe`.
+        run: Where the files go.
+        observe: Whether there is anything to see beside curves.
+        probe_every: Optimiser steps between two measurements of the gradients through time; 0: none.
         save_every: Optimiser steps between checkpoints within an epoch; None: none there.
     """
     stop = StopOnSignal()
@@ -39,7 +43,12 @@ def run_callbacks(task: Task, run: RunDirectory, observe: bool, save_every: int 
         auto_insert_metric_name=False,
     )
     keeping = [RandomStates(), RunningMeans(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
-    return [*keeping, LearningRateMonitor(), BaselineCurves(), *([Observe()] if observe else [])]
+    showing: list[Callback] = [LearningRateMonitor(), BaselineCurves()]
+    if observe and probe_every:
+        showing.append(GradientsThroughTime(probe_every, run.gradients))
+    if observe:
+        showing.append(Observe())  # the last: what the others do after a batch is not time spent waiting for data
+    return [*keeping, *showing]
 
 
 class ProgressBar(TQDMProgressBar):

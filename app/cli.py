@@ -20,6 +20,7 @@ usage: python -m app COMMAND [options]
   predict   write a table of predictions (CSV or Parquet)           --ckpt_path FILE --output predictions.csv
   export    write a torch.export or ONNX program                    --ckpt_path FILE --output model.pt2
   generate  continue a text by a trained language model             --ckpt_path FILE --prompt "the market"
+  diagnose  write a page about what the cells of checkpoints do     --ckpt_path FILE [--ckpt_path FILE]
   prepare   write the features of TIMIT to files, once              timit --root DISC --out DIR
   cells     list the registered cells, or explain one               cells [NAME]
 
@@ -54,6 +55,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from app.generate import generate
 
             generate(options)
+        elif command == "diagnose":
+            from app.diagnose import diagnose
+
+            diagnose(options)
         elif command == "prepare":
             from app.prepare import prepare
 
@@ -64,8 +69,8 @@ def main(args: Sequence[str] | None = None) -> int:
             run(command, options)
         else:
             raise UserError(
-                f"{command!r} is no command; fit, validate, test, predict, export, generate, prepare or cells is "
-                "expected"
+                f"{command!r} is no command; "
+                "fit, validate, test, predict, export, generate, diagnose, prepare or cells is expected"
             )
     except UserError as error:
         if show_traceback:

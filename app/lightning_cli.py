@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -65,11 +65,7 @@ def run(command: str, options: Sequence[str]) -> None:
         Stopped: if a signal ends the training; ``last.ckpt`` is then where it stopped.
         KeyboardInterrupt: if the user interrupts before or after the training itself.
     """
-    for message in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())  # of no use here
-    )
+    _quieten()
     cells.load_entry_points()
     given = with_existing_configs(options)
     arguments = with_resumed_run(given) if command == "fit" else with_run_config(command, given)
@@ -81,6 +77,42 @@ def run(command: str, options: Sequence[str]) -> None:
         if arguments != given and named and not any(option.startswith(named[0]) for option in given):
             sentence += f"; it stands in {arguments[1]}, which another version of the program may have written"
         raise UserError(sentence) from error
+
+
+def _quieten() -> None:
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())  # of no use here
+    )
+
+
+def load_trained(path: Path, config: str | None = None) -> tuple[Task, DataModule]:
+    """The task of a checkpoint with its weights, and its data, ready for validation.
+
+    Args:
+        path: The checkpoint.
+        config: The configuration; None: that of the run that wrote the checkpoint.
+
+    Raises:
+        UserError: if the checkpoint or the configuration cannot be read, they contradict each other, or there are no
+            data.
+    """
+    options = ["--ckpt_path", str(path), *(["--config", config] if config else [])]
+    _quieten()
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # no word on devices and seeds: nothing is run
+    cells.load_entry_points()
+    try:
+        cli = CLI("validate", with_run_config("validate", with_existing_configs(options)))
+        checkpoint = read_checkpoint(path)
+        check_fits(checkpoint, cli.model, path)
+        cli.model.load_state_dict(checkpoint["state_dict"])
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup("validate")
+    except (ArgumentError, DataError) as error:
+        raise UserError(plain_sentence(str(error))) from error
+    return cli.model, cli.datamodule
 
 
 class Trainer(LightningTrainer):
@@ -144,6 +176,12 @@ class CLI(LightningCLI):
             "--observe", type=bool, default=True, help="Pictures, gradient norms and throughput in TensorBoard."
         )
         parser.add_argument(
+            "--probe_every",
+            type=NonNegativeInt,
+            default=100,
+            help="Optimiser steps between two measurements of the gradient at each time step; 0: none.",
+        )
+        parser.add_argument(
             "--stop_when_solved",
             type=bool,
             default=False,
@@ -195,7 +233,13 @@ class CLI(LightningCLI):
                 RunDirectory(Path(resumed)) if resumed else RunDirectory.new(self.options.run_dir, self._config_name())
             )
             self.save_config_kwargs = {"run": self.run_directory}
-            own = run_callbacks(self.model, self.run_directory, self.options.observe, self.options.save_every)
+            own = run_callbacks(
+                self.model,
+                self.run_directory,
+                self.options.observe,
+                self.options.probe_every,
+                self.options.save_every,
+            )
             callbacks += [self.solved, *own]  # what was solved belongs into the checkpoint of its step
             kwargs["default_root_dir"] = str(self.run_directory.path)
             if given.logger in (None, True):

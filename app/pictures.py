@@ -9,7 +9,8 @@ Shapes: B examples, C classes, S side of an image, T steps or frames, F targets 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from io import BytesIO
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -38,7 +39,15 @@ COLUMNS = 8  # examples side by side
 styled = rc_context(STYLE)  # a decorator: the style holds while the figure is made, and nowhere else
 
 
-def blank(width: float, height: float, rows: int = 1, columns: int = 1, **subplots: Any) -> tuple[Figure, np.ndarray]:
+def blank(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    layout: Literal["constrained"] | None = "constrained",
+    **subplots: Any,
+) -> tuple[Figure, np.ndarray]:
     """A new figure and its axes, an array of shape (rows, columns); called inside a function that is :data:`styled`.
 
     Args:
@@ -46,9 +55,10 @@ def blank(width: float, height: float, rows: int = 1, columns: int = 1, **subplo
         height: In units of 100 pixels.
         rows: Number of rows of axes.
         columns: Number of columns of axes.
+        layout: None leaves the margins to the caller: ``constrained`` doubles the time that drawing takes.
         **subplots: Other arguments of matplotlib's Figure.subplots.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
@@ -58,6 +68,13 @@ def as_array(figure: Figure) -> np.ndarray:
     canvas.draw()
     pixels: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return pixels
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the contents of a PNG file."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 @styled

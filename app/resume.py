@@ -20,6 +20,7 @@ FREE = (
     "data.init_args.prepared",
     "data.init_args.cache",
     "observe",
+    "probe_every",
     "output",
     "save_every",
     "weights_only",

@@ -5,6 +5,7 @@ RUN/checkpoints/best.ckpt   best by the task's validation metric
 RUN/checkpoints/last.ckpt   after the last whole epoch, or where the run was stopped: `fit --resume RUN` goes on from it
 RUN/checkpoints/previous.ckpt   the one before it
 RUN/tensorboard/            events
+RUN/gradients.npz           gradients through time, as arrays
 RUN/results.json            figures and circumstances, for later tools
 """
 
@@ -53,6 +54,10 @@ class RunDirectory:
     @property
     def previous(self) -> Path:
         return self.checkpoints / "previous.ckpt"
+
+    @property
+    def gradients(self) -> Path:
+        return self.path / "gradients.npz"
 
     @property
     def results(self) -> Path:

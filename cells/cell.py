@@ -81,14 +81,18 @@ class Cell(nn.Module, ABC):
         return self.loop(x_BTI, self.initial_state(x_BTI.shape[0]) if state is None else state)
 
     def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
-        """``step`` (:meth:`step` by default) over time: what every cell is, whatever faster way forward takes."""
-        step = step or self.step
+        """``step`` (:meth:`stepper`'s by default) over time: what every cell is, whatever faster way forward takes."""
         outputs = []
         with parametrize.cached():  # a parametrised weight is computed once for the sequence, not once a step
+            step = step or self.stepper()
             for x_BI in x_BTI.unbind(1):  # indexing x_BTI[:, t] would make the backward pass quadratic in T
                 y_BH, state = step(x_BI, state)
                 outputs.append(y_BH)
         return torch.stack(outputs, 1), state
+
+    def stepper(self) -> Step:
+        """:meth:`step` for one sequence: what is the same at every step may be computed here, once."""
+        return self.step
 
     def after_optimizer_step(self) -> None:
         """Called once after each optimiser step, for cells that count them; :func:`cells.follow_optimizer` does it."""

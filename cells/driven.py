@@ -57,6 +57,7 @@ class DrivenCell(Cell):
 
     Attributes:
         gates: Number of gate blocks of the core.
+        gate_names: Their names, in order, for reports.
         kernel: torch's function for the core, if it has one.
         recurrence: The core for the engine ``bptt``, if there is one.
         weight_ih: W, of shape (G, I).
@@ -68,6 +69,7 @@ class DrivenCell(Cell):
     """
 
     gates: ClassVar[int]
+    gate_names: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[Callable[..., Any] | None] = None
     recurrence: ClassVar[type[Recurrence] | None] = None
     bias_ih: nn.Parameter | None
@@ -104,6 +106,10 @@ class DrivenCell(Cell):
     def core_step(self, v_BG: Tensor, u_BG: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of the core on the driven input v and u = U h + b_hh: h_BH and the next state."""
 
+    def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
+        """How far each gate is open, in [0, 1] of shape (B, H), by name; nothing for a core without gates."""
+        return {}
+
     def settled(self, a_G: Tensor) -> Tensor:
         """What reaches the gates, U h aside, after an input that was always ``a_G`` = W x + b_ih."""
         return self.drive.settled(a_G)
@@ -130,8 +136,8 @@ class DrivenCell(Cell):
         """x @ weight.T + bias, all that autocast may compute in low precision; the result has the weight's dtype."""
         return F.linear(x, weight, bias).to(weight.dtype)
 
-    def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
-        return super().loop(x_BTI, state, step or partial(self.step_with, self.recurrent_weight()))
+    def stepper(self) -> Step:
+        return partial(self.step_with, self.recurrent_weight())
 
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         engine = choose_engine(self)

@@ -31,6 +31,7 @@ class GRUCore(GatedCore):
     """
 
     gates = 3
+    gate_names = ("r", "z", "n")
     keeps = 1
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.gru)
     recurrence = GRURecurrence
@@ -45,6 +46,10 @@ class GRUCore(GatedCore):
         n_BH = torch.tanh(v_n + torch.sigmoid(v_r + u_r) * u_n)
         h_BH = n_BH + z_BH * (state.h - n_BH)
         return h_BH, GRUState(h_BH)
+
+    def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
+        r, z, _ = torch.sigmoid(v_BG + u_BG).chunk(3, -1)
+        return {"r": r, "z": z}
 
 
 class GRU(IdentityDriven, GRUCore):

@@ -76,6 +76,7 @@ class JANETCore(GatedCore):
     """
 
     gates = 2
+    gate_names = ("f", "g")
     keeps = 0
     recurrence = JANETRecurrence
 
@@ -94,6 +95,10 @@ class JANETCore(GatedCore):
         f, g = (v_BG + u_BG).chunk(2, -1)
         h_BH = torch.sigmoid(f) * state.h + (1 - torch.sigmoid(f - self.lag)) * torch.tanh(g)
         return h_BH, RNNState(h_BH)
+
+    def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
+        f, _ = (v_BG + u_BG).chunk(2, -1)
+        return {"f": torch.sigmoid(f), "new": 1 - torch.sigmoid(f - self.lag)}
 
 
 class JANET(IdentityDriven, JANETCore):

@@ -37,6 +37,7 @@ class LSTMCore(GatedCore):
     """
 
     gates = 4
+    gate_names = ("i", "f", "g", "o")
     keeps = 1
     admits = 0
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
@@ -70,6 +71,10 @@ class LSTMCore(GatedCore):
         c_BH = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
         h_BH = torch.sigmoid(o) * torch.tanh(c_BH)
         return h_BH, LSTMState(h_BH, c_BH)
+
+    def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
+        i, f, _, o = torch.sigmoid(v_BG + u_BG).chunk(4, -1)
+        return {"i": i, "f": f, "o": o}
 
 
 class LSTM(IdentityDriven, LSTMCore):

@@ -31,6 +31,7 @@ class ModReLUCore(DrivenCell):
     """
 
     gates = 1
+    gate_names = ("U",)
     recurrence: ClassVar[type[Recurrence] | None] = ModReLURecurrence
 
     @abstractmethod

@@ -25,6 +25,7 @@ class RNNCore(TorchCore):
     """h_t = tanh(v_t + u_t) (Elman 1990)."""
 
     gates = 1
+    gate_names = ("U",)
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.rnn_tanh)
     recurrence = TanhRecurrence
 

@@ -50,7 +50,13 @@ def results(run: Path = Path("run")) -> dict:
 
 
 def test_everything_of_a_run_lies_in_its_directory(trained):
-    assert {path.name for path in trained.iterdir()} == {"checkpoints", "config.yaml", "results.json", "tensorboard"}
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "gradients.npz",
+        "results.json",
+        "tensorboard",
+    }
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert any(path.name.startswith("events") for path in (trained / "tensorboard").iterdir())
     found = results(trained)

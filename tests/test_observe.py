@@ -19,8 +19,10 @@ from app.cli import main
 from app.observe import SHOWINGS, Observe
 from app.pictures import COLUMNS, RIGHT, WRONG, as_array, confusion_picture, examples_picture
 from app.tasks import SequenceClassifier
-from cells import DTRIV
+from cells import DTRIV, RNN
 from datamodules import MNIST, Digits
+
+THROUGHPUT = ("sequences_per_second", "seconds_per_step", "share_waiting_for_data", "peak_memory_MiB")
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -140,6 +142,55 @@ def test_throughput_confusion_and_examples(observed):
     assert len(found.Images("examples")) == 2
 
 
+def test_time_and_memory(monkeypatch):
+    """Data that take 0.05 s a batch, steps that take 0.1 s, a validation of 0.2 s in the middle of the epoch."""
+    now = [0.0]
+    monkeypatch.setattr("app.observe.time.monotonic", lambda: now[0])
+
+    class Slow(Digits):
+        def train_dataloader(self):
+            def batches():
+                for batch in list(super(Slow, self).train_dataloader())[:4]:
+                    now[0] += 0.05
+                    yield batch
+
+            return list_like(batches, 4)
+
+    class Busy(Callback):
+        def on_before_optimizer_step(self, *_):
+            now[0] += 0.1
+
+        def on_validation_start(self, *_):
+            now[0] += 0.2
+
+    task = SequenceClassifier(RNN, input_size=1, num_classes=10, hidden_size=3)
+    logger = TensorBoardLogger(".", name="", version="events")
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        logger=logger, callbacks=[Busy(), Observe()], max_epochs=1, val_check_interval=2, limit_val_batches=1, **quiet
+    )
+    trainer.fit(task, Slow())
+    found = events(Path("events"))
+    value = {name: found.Scalars(f"throughput/{name}")[0].value for name in THROUGHPUT}
+    assert value["seconds_per_step"] == pytest.approx(0.15, rel=0.2)  # the loader reads one batch ahead
+    assert value["share_waiting_for_data"] == pytest.approx(1 / 3, rel=0.2)
+    assert value["sequences_per_second"] == pytest.approx(64 / 0.15, rel=0.2)
+    assert value["peak_memory_MiB"] * 2**20 > 1e8
+
+
+def list_like(batches, length):
+    """A loader made of a generator."""
+
+    class Loader:
+        def __iter__(self):
+            return batches()
+
+        def __len__(self):
+            return length
+
+    return Loader()
+
+
 def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(monkeypatch):
     shown = []
     monkeypatch.setattr(SequenceClassifier, "observe_batch", lambda *_: None)
@@ -183,5 +234,8 @@ def test_one_argument_switches_it_off(observe):
     options = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--model.hidden_size", "4"]
     assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run", "--observe", observe]) == 0
     tags = events(Path("run/tensorboard")).Tags()
-    assert set(tags["images"]) == ({"confusion", "examples"} if observe == "true" else set())
+    pictures = {"confusion", "examples", "gradient_through_time/cell", "gradient_through_time/cell_latest"}
+    assert set(tags["images"]) == (pictures if observe == "true" else set())
+    assert ("dynamics/half_life/h" in tags["scalars"]) == (observe == "true")
+    assert Path("run/gradients.npz").exists() == (observe == "true")
     assert ("throughput/sequences_per_second" in tags["scalars"]) == (observe == "true")

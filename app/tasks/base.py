@@ -152,6 +152,14 @@ class Task(LightningModule):
             sync_dist=True,
         )
 
+    def probe_loss(self, batch: Batch) -> Tensor | None:
+        """The loss on one batch, from the initial state of the cells; nothing is logged, and no trainer is needed.
+
+        What looks into the cells (:mod:`app.probe`) calls it on a copy of the task in float64. None, the default, says
+        that the task is not to be looked into.
+        """
+        return None
+
     def observe_batch(self, board: Board, batch: Batch, outputs: Any, batch_idx: int) -> None:
         """Show, or collect for :meth:`observe_epoch`, what a validation batch gave; nothing by default.
 

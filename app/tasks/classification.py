@@ -80,6 +80,9 @@ class SequenceClassifier(Task):
         columns = {f"probability_{label}": probabilities_BC[:, label] for label in range(self.num_classes)}
         return {"target": batch["targets"], "prediction": probabilities_BC.argmax(-1), **columns}
 
+    def probe_loss(self, batch: Batch) -> Tensor:
+        return F.cross_entropy(self(batch["inputs"], batch.get("lengths")), batch["targets"])
+
     def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
         """Count targets and predictions, and show the first examples with what they were taken for."""
         targets, predictions = batch["targets"], outputs.argmax(-1)

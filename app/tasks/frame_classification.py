@@ -81,6 +81,10 @@ class FrameClassifier(Task):
             "probability": highest_N,
         }
 
+    def probe_loss(self, batch: Batch) -> Tensor:
+        valid_BT = _valid(batch)
+        return F.cross_entropy(self(batch["inputs"])[valid_BT], batch["targets"][valid_BT])
+
     def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
         """Show the labels of the first sequences, from the first step that is scored to the last one."""
         steps = _scored(batch)[:SHOWN].any(0).nonzero()[:, 0]

@@ -114,6 +114,9 @@ class FrameRegressor(Task):
         columns = {f"prediction_{number}": column_S for number, column_S in enumerate(predictions_SF.unbind(1))}
         return {"sequence": [names[number] for number in sequence_S.tolist()], "step": step_S, **columns}
 
+    def probe_loss(self, batch: Batch) -> Tensor:
+        return masked_mean_squared_error(self(batch["inputs"]), batch["targets"], valid_steps(batch))
+
     def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
         """Collect errors by target; of the first batch, show target, prediction and error of its longest sequence."""
         mask_BT = valid_steps(batch)

@@ -258,6 +258,10 @@ class LanguageModel(Task):
         words = self.trainer.datamodule.vocabulary.words  # type: ignore[attr-defined]  # Lightning sets it
         return [{**batch, "word": [words[number] for number in batch["word"].tolist()]} for batch in predictions]
 
+    def probe_loss(self, batch: Batch) -> Tensor:
+        y_BTH, _ = self(batch["inputs"])
+        return self.nats(y_BTH.flatten(0, 1), batch["targets"].flatten()).mean()
+
     def observe_epoch(self, board: Board) -> None:
         """Show a text that the model made."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it

@@ -70,6 +70,9 @@ class SequenceRegressor(Task):
         targets = {f"target_{number}": column_B for number, column_B in enumerate(batch["targets"].unbind(1))}
         return targets | {f"prediction_{number}": column_B for number, column_B in enumerate(answers_BK.unbind(1))}
 
+    def probe_loss(self, batch: Batch) -> Tensor:
+        return F.mse_loss(self(batch["inputs"], batch.get("lengths")), batch["targets"])
+
     def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
         """Show the answers of the first batch beside their targets."""
         if batch_idx == 0:
