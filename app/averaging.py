@@ -86,10 +86,9 @@ class AveragedWeights(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             _swap(trainer.optimizers)
-            loss = float(trainer.callback_metrics["validation/loss"])
             for optimizer in _parts(trainer.optimizers):
                 if isinstance(optimizer, NTASGD):
-                    optimizer.validated(loss)
+                    optimizer.validated(float(trainer.callback_metrics["validation/loss"]))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
