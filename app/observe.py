@@ -60,7 +60,7 @@ class Observe(Callback):
         self.seconds = self.waits_since - self.start  # without the validation, which comes before the epoch ends
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         now = time.monotonic()  # a validation within an epoch counts neither as training nor as waiting
         self.start += now - self.waits_since
