@@ -37,11 +37,12 @@ class RunningMeans(Callback):
 
 
 def _sums(trainer: Trainer) -> State:
-    """Sum and weight of each mean over this epoch, by Lightning's name for it; none where the epoch is over."""
+    """Sum and weight of each mean over batches of this epoch, by Lightning's name; none where the epoch is over."""
     if trainer.is_last_batch:
         return {}
     return {
         name: (metric.value.cpu(), metric.cumulated_batch_size.cpu())
         for name, metric in trainer.fit_loop.epoch_loop._results.items()
         if metric.is_tensor and metric.meta.on_epoch and metric.meta.is_mean_reduction
+        if metric.meta.fx != "on_train_epoch_end"  # one figure of the epoch before
     }
