@@ -132,6 +132,7 @@ def test_two_processes_leave_one_run_that_one_process_measures_and_predicts_alik
     assert {path.name for path in Path("run").iterdir()} == {
         "checkpoints",
         "config.yaml",
+        "gradients.npz",
         "results.json",
         "tensorboard",
     }
