@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from app.errors import UserError
-from app.files import replacing
 from app.tasks import Task
+from datamodules.files import replacing
 
 # hyperparameters that do not change what a trained model computes
 OF_TRAINING = ("optimizer", "orthogonal_optimizer", "lr_schedule", "choose_by")

@@ -16,13 +16,13 @@ import torch
 from app.checkpoint import read_checkpoint
 from app.console import say
 from app.errors import UserError
-from app.files import replacing
 from app.gradients_through_time import History
 from app.lightning_cli import load_trained
 from app.probe import Measurement, Probe
 from app.run import RunDirectory
 from cells.dynamics import Dynamics, dynamics
 from cells.jacobians import Jacobians, jacobians
+from datamodules.files import replacing
 
 
 @dataclass(frozen=True)

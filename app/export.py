@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from app.errors import UserError
-from app.files import replacing
+from datamodules.files import replacing
 
 TOLERANCE = 1e-4  # relative to the largest output: another runtime adds up in another order, in float32
 

@@ -16,13 +16,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from app.board import Board
-from app.files import replacing
 from app.gradient_pictures import history_picture, profile_picture
 from app.observe import showing
 from app.probe import Measurement, Probe, slope, vanishing_ratio
 from app.tasks import Task
 from cells.dynamics import dynamics
 from datamodules import DataModule
+from datamodules.files import replacing
 
 NAME = "gradient_through_time"
 DRAWING, FIRST = 0.01, 1.0  # share of the time of a run that may go into pictures before its end; seconds of the first

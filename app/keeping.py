@@ -12,9 +12,9 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from app.divergence import check_weights
-from app.files import remove_unfinished, replacing
 from app.run import RunDirectory
 from app.stopping import StopOnSignal
+from datamodules.files import remove_unfinished, replacing
 
 
 class BestCheckpoint(ModelCheckpoint):

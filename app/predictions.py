@@ -11,8 +11,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from app.errors import UserError
-from app.files import replacing
 from app.processes import of_every_process
+from datamodules.files import replacing
 
 
 def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from app.errors import UserError
-from app.files import replacing
+from datamodules.files import replacing
 
 SHARED_PATH = "APP_RUN_DIRECTORY"  # environment variable by which the processes of one run share its directory
 

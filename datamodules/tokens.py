@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from datamodules.base import DataError
 from datamodules.checksums import sha256
+from datamodules.files import replacing
 from datamodules.vocabulary import UnknownWordError, Vocabulary
 
 FORMAT = 1  # of the cache; another number makes old ones stale
@@ -81,10 +80,10 @@ def read_tokens(files: Mapping[str, Path], reading: Reading, cache: Path, vocabu
         cache.mkdir(parents=True, exist_ok=True)
         for part, path in files.items():
             source = {**_stamp(path), "sha256": sha256(path)}
-            with _replacing(cache / f"{part}.int32") as temporary:
+            with replacing(cache / f"{part}.int32") as temporary:
                 count, checksum = _write_numbers(path, reading, vocabulary, temporary)
             index["parts"][part] = {"source": source, "count": count, "crc32": checksum}
-        with _replacing(cache / "index.json") as temporary:
+        with replacing(cache / "index.json") as temporary:
             temporary.write_text(json.dumps({**index, "digest": _digest(index)}), encoding="utf-8")
     except OSError as error:
         raise DataError(
@@ -202,14 +201,3 @@ def _number_blocks(path: Path, reading: Reading, vocabulary: Vocabulary) -> Iter
         yield np.array(numbers, dtype="<i4")
     if empty:
         raise DataError(f"{path} is empty; a text is expected")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its place when the block ends, and vanishes if the block fails."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from app.cli import main
 from app.pictures import as_array, bins_picture, frames_picture
 from app.speech import segmental_snr, speech_measures
 from app.tasks import FrameRegressor
-from app.tasks.frame_regression import masked_mean_squared_error, valid_steps
+from app.tasks.base import valid_steps
+from app.tasks.frame_regression import masked_mean_squared_error
 from cells import LSTM
 from datamodules import TIMIT, spectra
 

@@ -177,6 +177,13 @@ class Task(LightningModule):
         """Show what a validation gave, after its last batch, in all processes; nothing by default."""
 
 
+def valid_steps(batch: Batch) -> Tensor:
+    """True (B, T) at the steps before ``lengths``; everywhere if there are no ``lengths``."""
+    count, steps = batch["inputs"].shape[:2]
+    lengths_B = batch.get("lengths", torch.tensor([steps] * count)).to(batch["inputs"].device)
+    return torch.arange(steps, device=lengths_B.device) < lengths_B[:, None]
+
+
 def last_step(y_BTH: Tensor, lengths_B: Tensor | None) -> Tensor:
     """What (B, H) stands at step ``lengths`` - 1 of each row, or at the last one."""
     if lengths_B is None:

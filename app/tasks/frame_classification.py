@@ -5,7 +5,6 @@ Shapes: B batch, T time, I input_size, H hidden_size, C classes, N steps that co
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -13,7 +12,7 @@ from torch.optim import Adam
 from app.board import Board
 from app.optimizers import OptimizerFactory
 from app.pictures import labels_picture
-from app.tasks.base import CellFactory, LRSchedule, Task
+from app.tasks.base import CellFactory, LRSchedule, Task, valid_steps
 from datamodules import Batch
 
 SHOWN = 8  # sequences in a picture
@@ -82,7 +81,7 @@ class FrameClassifier(Task):
         }
 
     def probe_loss(self, batch: Batch) -> Tensor:
-        valid_BT = _valid(batch)
+        valid_BT = valid_steps(batch)
         return F.cross_entropy(self(batch["inputs"])[valid_BT], batch["targets"][valid_BT])
 
     def observe_batch(self, board: Board, batch: Batch, outputs: Tensor, batch_idx: int) -> None:
@@ -97,7 +96,7 @@ class FrameClassifier(Task):
     def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """(loss, logits of shape (B, T, C)) of a batch, logged."""
         logits_BTC, targets_BT = self(batch["inputs"]), batch["targets"]
-        valid_BT, scored_BT = _valid(batch), _scored(batch)
+        valid_BT, scored_BT = valid_steps(batch), _scored(batch)
         loss = F.cross_entropy(logits_BTC[valid_BT], targets_BT[valid_BT])
         right_N = logits_BTC[scored_BT].argmax(-1) == targets_BT[scored_BT]
         self.log_part(part, int(valid_BT.sum()), loss=loss)
@@ -105,15 +104,6 @@ class FrameClassifier(Task):
         return loss, logits_BTC
 
 
-def _valid(batch: Batch) -> Tensor:
-    """True (B, T) at the steps that are not padding."""
-    targets_BT = batch["targets"]
-    if "lengths" not in batch:
-        return torch.ones_like(targets_BT, dtype=torch.bool)
-    steps_T = torch.arange(targets_BT.shape[1], device=targets_BT.device)
-    return steps_T < batch["lengths"][:, None]
-
-
 def _scored(batch: Batch) -> Tensor:
     """True (B, T) at the steps whose answers the accuracy counts."""
-    return _valid(batch) & batch["scored"] if "scored" in batch else _valid(batch)
+    return valid_steps(batch) & batch["scored"] if "scored" in batch else valid_steps(batch)

@@ -16,7 +16,7 @@ from app.board import Board
 from app.optimizers import OptimizerFactory
 from app.pictures import bins_picture, frames_picture
 from app.speech import speech_measures
-from app.tasks.base import CellFactory, LRSchedule, Task
+from app.tasks.base import CellFactory, LRSchedule, Task, valid_steps
 from datamodules import Batch, DataModule, spectra
 
 
@@ -167,13 +167,6 @@ def _rebuilt(batch: Batch, predictions_BTF: Tensor) -> list[tuple[Tensor, Tensor
         (rebuilt_N[:end], sound_N[start : start + end])
         for rebuilt_N, sound_N, end in zip(rebuilt_BN, sounds_BN, ends.tolist(), strict=True)
     ]
-
-
-def valid_steps(batch: Batch) -> Tensor:
-    """True (B, T) at the steps before ``lengths``; everywhere if there are no ``lengths``."""
-    count, steps = batch["inputs"].shape[:2]
-    lengths_B = batch.get("lengths", torch.tensor([steps] * count)).to(batch["inputs"].device)
-    return torch.arange(steps, device=lengths_B.device) < lengths_B[:, None]
 
 
 def masked_mean_squared_error(predictions_BTF: Tensor, targets_BTF: Tensor, mask_BT: Tensor) -> Tensor:
