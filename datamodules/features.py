@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.base import DataError
+from datamodules.files import replacing
 
 DTYPES = ("float32", "float16")
 
@@ -158,9 +159,8 @@ def write_features(
 
 def write_json(path: Path, data: Any) -> None:
     """Write ``data`` so that ``path`` is at any time missing, the old file or the new one, never a half of it."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 @contextmanager
