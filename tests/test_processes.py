@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from paths import QUICKSTART, ROOT
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from record import Record
-from torch.optim import Adam
+from small_corpus import write_small_corpus
+from torch.optim import SGD, Adam
 
 from app.predictions import every_prediction
 from app.random_states import RandomStates
-from app.tasks import SequenceClassifier
+from app.tasks import FrameClassifier, FrameRegressor, LanguageModel, SequenceClassifier
 from cells import LSTM
-from datamodules import Digits
+from datamodules import TIMIT, Corpus, DataModule, Digits
 from datamodules.base import TensorsDataset
 
 SMALL = ["--config", QUICKSTART, "--model.hidden_size", "8", "--trainer.enable_progress_bar", "false"]
@@ -42,22 +43,68 @@ class OddDigits(Digits):
         )
 
 
-class Report(SequenceClassifier):
-    """A classifier that writes the figures of each validation and test to a file."""
+class Letters(DataModule):
+    """Padded sequences of numbers, a label at each step; odd numbers of them to validate and to test."""
 
-    def write(self) -> None:
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            figures = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+    input_size, num_classes = 1, 3
+
+    def setup(self, stage=None):
+        generator = torch.Generator().manual_seed(0)
+        self.train, self.validation, self.test = (
+            TensorsDataset(
+                inputs=torch.rand(size, 9, 1, generator=generator),
+                targets=torch.randint(3, (size, 9), generator=generator),
+                lengths=torch.randint(1, 10, (size,), generator=generator),
+            )
+            for size in (48, 13, 27)
+        )
+
+
+ADAM = partial(Adam, lr=0.05)
+DROPOUTS = ("output", "layer", "input", "word", "weight")
+TASKS = {  # what is trained on what, and the batch size of each of two processes
+    "classification": (
+        lambda: SequenceClassifier(LSTM, 1, 10, hidden_size=6, optimizer=ADAM),
+        lambda batch_size, folder: OddDigits(batch_size=batch_size),
+        100,
+    ),
+    "labels": (
+        lambda: FrameClassifier(LSTM, 1, 3, hidden_size=6, optimizer=ADAM),
+        lambda batch_size, folder: Letters(batch_size=batch_size),
+        6,
+    ),
+    "frames": (
+        lambda: FrameRegressor(LSTM, 129, 129, hidden_size=6, optimizer=ADAM, center=-20, scale=15),
+        lambda batch_size, folder: TIMIT(prepared=str(folder / "features"), batch_size=batch_size),
+        2,
+    ),
+    "language": (
+        lambda: LanguageModel(
+            LSTM, 13, 6, (6, 6), **{f"{name}_dropout": 0.0 for name in DROPOUTS}, optimizer=partial(SGD, lr=3)
+        ),
+        lambda batch_size, folder: Corpus(str(folder / "corpus"), batch_size, window=20, validation_rows=3),
+        2,
+    ),
+}
+
+
+class Report(Callback):
+    """Writes the figures of each validation and test to a file."""
+
+    def write(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
             with Path("figures").open("a") as file:
                 file.write(json.dumps(figures) + "\n")
 
     on_train_epoch_end = on_test_end = write
 
 
-def train(processes: int, batch_size: int) -> tuple[list[list[float]], list[dict[str, float]]]:
-    """(losses of each process, figures) of two epochs of four batches in float64, and of a test."""
+def train(name: str, processes: int, folder: Path) -> tuple[list[list[float]], list[dict[str, float]]]:
+    """(losses of each process, figures) of two epochs of at most four batches in float64, and of a test."""
     torch.manual_seed(0)
-    task = Report(LSTM, input_size=1, num_classes=10, hidden_size=6, optimizer=partial(Adam, lr=0.05))
+    make_task, make_data, batch_size = TASKS[name]
+    task = make_task()
     task.double()  # at once: the trained weights come back from the processes into this object
     os.environ["RECORD"] = f"losses-of-{processes}"
     trainer = Trainer(
@@ -72,9 +119,9 @@ def train(processes: int, batch_size: int) -> tuple[list[list[float]], list[dict
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[RandomStates(), Record()],
+        callbacks=[RandomStates(), Record(), Report()],
     )
-    data = OddDigits(batch_size=batch_size)
+    data = make_data(batch_size * 2 // processes, folder)
     trainer.fit(task, data)
     trainer.test(task, data, verbose=False)
     lines = [Path(f"losses-of-{processes}-{rank}").read_text().splitlines() for rank in range(processes)]
@@ -84,20 +131,29 @@ def train(processes: int, batch_size: int) -> tuple[list[list[float]], list[dict
     return losses, figures
 
 
-def test_two_processes_equal_one_with_twice_the_batch(monkeypatch):
+@pytest.mark.parametrize("name", TASKS)
+def test_two_processes_equal_one_with_twice_the_batch(name, small_timit, monkeypatch):
     monkeypatch.delenv("SIGNAL_AT", raising=False)
-    losses, figures = train(2, 100)
-    (expected,), expected_figures = train(1, 200)
-    assert len(expected) == 8
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    write_small_corpus(small_timit / "corpus")
+    losses, figures = train(name, 2, small_timit)
+    (expected,), expected_figures = train(name, 1, small_timit)
+    assert len(expected) >= 4
+    assert expected[-1] != expected[0]
     assert [sum(pair) / 2 for pair in zip(*losses, strict=True)] == pytest.approx(expected, rel=1e-12)
     assert len(figures) == len(expected_figures) == 3
     for found, figure in zip(figures, expected_figures, strict=True):
         assert found.keys() == figure.keys()
         validated = {name: value for name, value in figure.items() if name.startswith(("validation/", "test/"))}
         assert {name: found[name] for name in validated} == pytest.approx(validated, rel=1e-12)
-        counts = [
-            found[name] * size for name, size in (("validation/accuracy", 177), ("test/accuracy", 359)) if name in found
-        ]
+
+
+def test_accuracies_of_two_processes_count_each_example_once(small_timit, monkeypatch):
+    monkeypatch.delenv("SIGNAL_AT", raising=False)
+    _, figures = train("classification", 2, small_timit)
+    for part, size in (("validation", 177), ("test", 359)):
+        counts = [found[f"{part}/accuracy"] * size for found in figures if f"{part}/accuracy" in found]
+        assert counts
         assert counts == pytest.approx([round(count) for count in counts], rel=1e-12)
 
 

@@ -72,6 +72,22 @@ class Task(LightningModule):
         }
         self._set_hparams(hyperparameters)  # save_hyperparameters would take what the command line was given instead
 
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.measure(batch, "train")[0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.measure(batch, "validation")[1]
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.measure(batch, "test")
+
+    def measure(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """The loss on a batch of ``part`` (``train``, ``validation`` or ``test``), its metrics logged, and the outputs.
+
+        The three steps are made of it, but in a task that has its own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither measure() nor steps of its own")
+
     def configure_callbacks(self) -> list[Callback]:
         """What the optimiser needs to be told in a training."""
         return [AveragedWeights()]

@@ -65,15 +65,6 @@ class SequenceClassifier(Task):
         logits_BC: Tensor = self.head(last_step(y_BTH, lengths))
         return logits_BC
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "validation")[1]
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One row a sequence: the target, the most probable label, and the probability of each label."""
         probabilities_BC = self(batch["inputs"], batch.get("lengths")).softmax(-1)
@@ -100,8 +91,8 @@ class SequenceClassifier(Task):
         counts_CC = self.trainer.strategy.reduce(self.counts_CC, reduce_op="sum")
         board.figure("confusion", confusion_picture(counts_CC.cpu()))
 
-    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
-        """(loss, logits of shape (B, C)) of a batch, logged."""
+    def measure(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """(loss, logits of shape (B, C)), logged."""
         logits_BC = self(batch["inputs"], batch.get("lengths"))
         loss = F.cross_entropy(logits_BC, batch["targets"])
         accuracy = (logits_BC.argmax(-1) == batch["targets"]).to(self.metric_dtype).mean()

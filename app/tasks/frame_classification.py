@@ -60,13 +60,7 @@ class FrameClassifier(Task):
         return logits_BTC
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "validation")[1]
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
+        return self.balanced(super().training_step(batch, batch_idx), int(valid_steps(batch).sum()))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One row a scored step, sequence by sequence: its number, the target, the prediction, its probability."""
@@ -93,14 +87,14 @@ class FrameClassifier(Task):
         labels = (batch["targets"][:SHOWN, shown].cpu(), outputs[:SHOWN, shown].argmax(-1).cpu())
         board.figure("labels", labels_picture(*labels, first_step=shown.start, num_classes=self.num_classes))
 
-    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
-        """(loss, logits of shape (B, T, C)) of a batch, logged."""
+    def measure(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """(loss, logits of shape (B, T, C)), logged."""
         logits_BTC, targets_BT = self(batch["inputs"]), batch["targets"]
         valid_BT, scored_BT = valid_steps(batch), _scored(batch)
         loss = F.cross_entropy(logits_BTC[valid_BT], targets_BT[valid_BT])
         right_N = logits_BTC[scored_BT].argmax(-1) == targets_BT[scored_BT]
         self.log_part(part, int(valid_BT.sum()), loss=loss)
-        self.log_part(part, len(right_N), accuracy=right_N.float().mean())
+        self.log_part(part, len(right_N), accuracy=right_N.to(self.metric_dtype).mean())
         return loss, logits_BTC
 
 

@@ -92,17 +92,17 @@ class FrameRegressor(Task):
         return predictions_BTF
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.balanced(self._step(batch, "train")[0], int(valid_steps(batch).sum()))
+        return self.balanced(super().training_step(batch, batch_idx), int(valid_steps(batch).sum()))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        predictions_BTF = self._step(batch, "validation")[1]
+        predictions_BTF = self.measure(batch, "validation")[1]
         every, training = self.speech_every, self.trainer.state.fn == TrainerFn.FITTING
         if not training or (every and (self.current_epoch + 1) % every == 0):
             self._measure_speech(batch, predictions_BTF, "validation")
         return predictions_BTF
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._measure_speech(batch, self._step(batch, "test")[1], "test")
+        self._measure_speech(batch, self.measure(batch, "test")[1], "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One row a valid step: name of the sequence, number of the step, and the predictions."""
@@ -141,7 +141,7 @@ class FrameRegressor(Task):
         squares_F, count = reduce(self.squares_F, reduce_op="sum"), reduce(self.count, reduce_op="sum")
         board.figure("error_by_bin", bins_picture((squares_F / count).cpu()))
 
-    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+    def measure(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
         """(loss, predictions of shape (B, T, F)) of a batch, logged."""
         predictions_BTF, mask_BT = self(batch["inputs"]), valid_steps(batch)
         loss = masked_mean_squared_error(predictions_BTF, batch["targets"], mask_BT)
@@ -160,7 +160,7 @@ class FrameRegressor(Task):
 def _rebuilt(batch: Batch, predictions_BTF: Tensor) -> list[tuple[Tensor, Tensor]]:
     """(rebuilt sound, true sound) of each sequence: the samples that two of its frames cover."""
     sounds_BN = batch["sounds"]
-    rebuilt_BN = spectra.rebuild(predictions_BTF.float(), sounds_BN)
+    rebuilt_BN = spectra.rebuild(predictions_BTF.to(sounds_BN.dtype), sounds_BN)
     ends = (valid_steps(batch).sum(1) - 1) * spectra.HOP
     start = spectra.HOP
     return [

@@ -55,15 +55,6 @@ class SequenceRegressor(Task):
         answers_BK: Tensor = self.head(last_step(y_BTH, lengths))
         return answers_BK
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "validation")[1]
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One row a sequence: each number of the target, and what was answered."""
         answers_BK = self(batch["inputs"], batch.get("lengths"))
@@ -79,8 +70,8 @@ class SequenceRegressor(Task):
             answers = (batch["targets"].flatten().cpu(), outputs.flatten().float().cpu())
             board.figure("agreement", agreement_picture(*answers))
 
-    def _step(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
-        """(loss, answers of shape (B, K)) of a batch, logged."""
+    def measure(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
+        """(loss, answers of shape (B, K)), logged."""
         answers_BK = self(batch["inputs"], batch.get("lengths"))
         loss = F.mse_loss(answers_BK, batch["targets"])
         self.log_part(part, len(answers_BK), loss=loss)
