@@ -33,7 +33,8 @@ class NRU(Cell):
 
     Source: Chandar, Sankar, Vorontsov, Kahou and Bengio, "Towards Non-saturating Recurrent Units for Modelling
     Long-term Dependencies", AAAI 2019, and its public code (github.com/apsarath/NRU), which takes the mean over heads
-    and, on permuted MNIST, no relu on what the heads write.
+    and, on permuted MNIST, no relu on what the heads write. Nothing bounds the memory: untrained, with random inputs
+    and 8 hidden units, its norm is 1e4 after 100 steps (17 with 212 units and a memory of 256).
 
     Args:
         input_size: Number of input features, I.
