@@ -5,8 +5,10 @@
 
 A training step is forward, sum of the outputs, backward, without an optimiser. Its engine is the one that ``auto``
 takes. torch's own layer is that of the same core (torch.nn.RNN for the orthogonal cells). The plain loop is the engine
-``reference``: the step in plain torch over ``unbind``, as public code writes it. All three alternate in one run;
-ratios are medians, with the middle half of the repeats. Peak memory is how much the resident memory of a fresh process
+``reference``: the step in plain torch over ``unbind``, as public code writes it. The products are those of the
+recurrent weight with a vector of each step, forward and backward, and of its gradient, in memory that is there already:
+what remains of a training step however the rest is computed. All four alternate in one run; ratios are
+medians, with the middle half of the repeats. Peak memory is how much the resident memory of a fresh process
 grows during the second of two training steps of which the first has one row: everything that is loaded once is in
 before. Shapes: B batch, T time, I input_size, H hidden_size.
 """
@@ -56,6 +58,23 @@ def training_step(layer: nn.Module, x_BTI: Tensor) -> Callable[[], None]:
     return step
 
 
+def products(cell: Cell, size: Size) -> Callable[[], None]:
+    """The matrix products with the recurrent weight that a training step consists of."""
+    weight_GH = cell.recurrent_weight().detach()
+    G, H = weight_GH.shape
+    h_HB, z_GB, grad_GH = torch.rand(H, size.B), torch.rand(G, size.B), torch.zeros(G, H)
+    back_HG = weight_GH.t().contiguous()
+
+    def step() -> None:
+        for _ in range(size.T):
+            z_GB.addmm_(weight_GH, h_HB, beta=0)
+        for _ in range(size.T):
+            h_HB.addmm_(back_HG, z_GB, beta=0)
+            grad_GH.addmm_(z_GB, h_HB.t(), beta=0)
+
+    return step
+
+
 def build(name: str, engine: str, size: Size) -> nn.Module:
     """The cell under an engine, or torch's layer for the same core where the engine is ``torch``."""
     if engine == "torch":
@@ -70,7 +89,8 @@ def measure(name: str, size: Size, repeats: int) -> dict[str, object]:
     """One row of the table."""
     x_BTI = torch.randn(size.B, size.T, size.I)
     engines = ("auto", "torch", "reference")
-    seconds = alternate({engine: training_step(build(name, engine, size), x_BTI) for engine in engines}, repeats)
+    steps = {engine: training_step(build(name, engine, size), x_BTI) for engine in engines}
+    seconds = alternate({**steps, "products": products(find_cell(name)(size.I, size.H), size)}, repeats)
     threads = str(torch.get_num_threads())
     peak = {
         engine: peak_of(["-m", "benchmarks.cells", "--peak", name, engine, str(size), "--threads", threads])
@@ -82,6 +102,7 @@ def measure(name: str, size: Size, repeats: int) -> dict[str, object]:
         "milliseconds": 1000 * min(seconds["auto"]),
         "to_torch": ratio(seconds["auto"], seconds["torch"]),
         "to_loop": ratio(seconds["auto"], seconds["reference"]),
+        "products_to_loop": ratio(seconds["products"], seconds["reference"]),
         "peak_MB": peak["auto"],
         "loop_peak_MB": peak["reference"],
     }
@@ -111,7 +132,10 @@ def main(args: list[str] | None = None) -> None:
         print_peak(name, engine, parse_size(size))
         return
     rows = []
-    print(f"{'cell':14} {'BxTxIxH':>15} {'ms':>6} {'/ torch':>18} {'/ loop':>18} {'MB':>6} {'/ loop':>6}")
+    print(
+        f"{'cell':14} {'BxTxIxH':>15} {'ms':>6} {'/ torch':>18} {'/ loop':>18} {'products / loop':>18} "
+        f"{'MB':>6} {'/ loop':>6}"
+    )
     for size in options.sizes:
         for name in options.cells:
             row = measure(name, size, options.repeats)
@@ -119,7 +143,7 @@ def main(args: list[str] | None = None) -> None:
             memory = row["peak_MB"] / row["loop_peak_MB"]
             print(
                 f"{name:14} {row['size']:>15} {row['milliseconds']:6.0f} {row['to_torch']!s:>18} "
-                f"{row['to_loop']!s:>18} {row['peak_MB']:6.0f} {memory:6.2f}",
+                f"{row['to_loop']!s:>18} {row['products_to_loop']!s:>18} {row['peak_MB']:6.0f} {memory:6.2f}",
                 flush=True,
             )
     if options.json:

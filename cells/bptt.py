@@ -145,7 +145,7 @@ class LSTMRecurrence(Recurrence):
         h_KHB, c_KHB = h_HB.new_empty(2, K, H, B).unbind(0)
         c_HB = own[0]
         spare_HB = torch.empty_like(h_HB)
-        minus_one = z_KZB.new_tensor(-1.0)
+        minus_one, minus_two = z_KZB.new_tensor([-1.0, -2.0])
         blocks = z_KZB.view(4 * K, H, B).unbind(0)
         for t, (z_GB, h_out_HB, c_out_HB) in enumerate(zip(*map(Tensor.unbind, (z_KZB, h_KHB, c_KHB)), strict=True)):
             add_product(t, h_HB)
@@ -154,8 +154,8 @@ class LSTMRecurrence(Recurrence):
             z_GB.sigmoid_()  # of all four blocks in one operation
             torch.add(minus_one, g, alpha=2, out=g)
             c_HB = torch.mul(f, c_HB, out=c_out_HB).addcmul_(i, g)
-            torch.add(c_HB, c_HB, out=spare_HB).sigmoid_()
-            h_HB = torch.mul(o, torch.add(minus_one, spare_HB, alpha=2, out=spare_HB), out=h_out_HB)
+            torch.mul(c_HB, minus_two, out=spare_HB).sigmoid_()
+            h_HB = torch.addcmul(o, o, spare_HB, value=-2, out=h_out_HB)  # tanh(c) = 1 - 2 sig(-2 c)
         return h_KHB, (c_KHB,), (c_HB.clone(),)
 
     def backward(
@@ -315,23 +315,22 @@ class Chunk(torch.autograd.Function):
             dh_KHB[K - 1] += dbefore_HB
         dh = dh_KHB.unbind(0)
         back_HG = weight_GH.t().contiguous()
-        by_u_HB = torch.empty_like(h_HB)
 
         def product(t: int, d_GB: Tensor) -> None:
             if ahead_KB is None:
                 add_product(dh[t], back_HG, d_GB)
             else:
-                by_u = add_product(by_u_HB.zero_(), back_HG, d_GB)
-                dh[t].addcmul_(by_u, 1 + ahead_KB[t])
-                dh[t - 1].addcmul_(by_u, ahead_KB[t], value=-1)
+                by_u_HB = back_HG @ d_GB.to(back_HG.dtype)
+                dh[t].addcmul_(by_u_HB, 1 + ahead_KB[t])
+                dh[t - 1].addcmul_(by_u_HB, ahead_KB[t], value=-1)
 
         past_KHB = torch.cat([h_HB[None], h_KHB[:-1]])
         d_KZB, down = core.backward(kept, past_KHB, dh, dlast, product)
         d_KGB = d_KZB[:, :G]
         if ahead_KB is not None:
             past_KHB = torch.lerp(torch.cat([before_HB[None], past_KHB[:-1]]), past_KHB, 1 + ahead_KB[:, None])
-        rows = (x.transpose(0, 1).reshape(x.shape[1], -1).to(weight_GH.dtype) for x in (d_KGB, past_KHB))
-        dweight_GH = torch.mm(next(rows), next(rows).t())
+        d_and_past = d_KGB.to(weight_GH.dtype), past_KHB.transpose(1, 2).to(weight_GH.dtype)
+        dweight_GH = torch.addbmm(torch.zeros_like(weight_GH), *d_and_past)
         dbias_GB = None if ctx.bias_shape is None else d_KGB.sum(0).sum_to_size(ctx.bias_shape)
         return (
             None,

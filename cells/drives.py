@@ -230,9 +230,7 @@ class RMSProp(Drive):
         return _in_units_of(self.step_size() * a_BC, m_BC, self.delta, self.delta_in_root), m_BC
 
     def forward(self, a_BTC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        v_BTC, _, m_BC = adaptive(
-            a_BTC, None, state, None, self.step_size.over_time(a_BTC), self.beta, self.delta, self.delta_in_root
-        )
+        v_BTC, _, m_BC = adaptive(a_BTC, None, state, None, self.step_size(), self.beta, self.delta, self.delta_in_root)
         return v_BTC, m_BC
 
     def settled(self, a_C: Tensor) -> Tensor:
@@ -317,7 +315,7 @@ class Adam(Drive):
             state.p,
             state.m,
             self.momentum.over_time(a_BTC),
-            self.step_size.over_time(a_BTC),
+            self.step_size(),
             self.beta,
             self.delta,
             self.delta_in_root,
