@@ -198,6 +198,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # Lightning warns where sys.argv is not what is parsed
+        options = self.config[self.command]
+        for config in options.config or []:
+            for name in yaml.safe_load(config.read_text()) or {}:
+                if name not in options:  # the parser refuses it only where it holds something
+                    raise UserError(f"--{name} is not known; it stands in {config}; --help shows every option")
 
     def _parse_ckpt_path(self) -> None:
         """Keep the options of the command line: Lightning would put the checkpoint's over them without a word."""

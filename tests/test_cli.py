@@ -147,6 +147,7 @@ def test_a_cell_of_the_user_by_its_dotted_path():
         (["--config", "broken.yaml"], "config is 'broken.yaml', which is no readable YAML"),
         (["--config", "binary.yaml"], "config is 'binary.yaml', which is no readable YAML"),
         (["--config", "mistyped.yaml"], "--modle is not known"),
+        (["--config", "mistyped-empty.yaml"], "--modle is not known"),
         (["--ckpt_path", "absent.ckpt"], "fit takes --ckpt_path ('absent.ckpt') only with --resume RUN_DIR"),
     ],
 )
@@ -154,6 +155,7 @@ def test_a_mistake_gives_one_sentence_and_status_2(options, sentence, capsys):
     Path("broken.yaml").write_text("model: [1, 2\n")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     Path("mistyped.yaml").write_text("modle: 3\n")
+    Path("mistyped-empty.yaml").write_text("modle: {}\n")
     assert fit(*options) == 2
     error = capsys.readouterr().err
     assert sentence in error
