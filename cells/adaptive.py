@@ -129,7 +129,7 @@ class _Average:
     """m and r; with numbers as tensors where torch would make one of a Python number anew in every operation."""
 
     def __init__(self, like: Tensor, beta: float, delta: float, delta_in_root: bool) -> None:
-        self.beta, self.delta = like.new_tensor(beta), like.new_tensor(delta)
+        self.beta, self.delta = like.new_full((), beta), like.new_full((), delta)
         self.share = 1 - beta
         self.delta_in_root = delta_in_root
 

@@ -85,7 +85,7 @@ class TanhRecurrence(Recurrence):
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        minus_one = z_KZB.new_tensor(-1.0)
+        minus_one = z_KZB.new_full((), -1.0)
         for t, z_HB in enumerate(z_KZB.unbind(0)):
             add_product(t, h_HB)
             h_HB = torch.add(minus_one, z_HB.add_(z_HB).sigmoid_(), alpha=2, out=z_HB)
@@ -145,7 +145,7 @@ class LSTMRecurrence(Recurrence):
         h_KHB, c_KHB = h_HB.new_empty(2, K, H, B).unbind(0)
         c_HB = own[0]
         spare_HB = torch.empty_like(h_HB)
-        minus_one, minus_two = z_KZB.new_tensor([-1.0, -2.0])
+        minus_one, minus_two = z_KZB.new_full((), -1.0), z_KZB.new_full((), -2.0)
         blocks = z_KZB.view(4 * K, H, B).unbind(0)
         for t, (z_GB, h_out_HB, c_out_HB) in enumerate(zip(*map(Tensor.unbind, (z_KZB, h_KHB, c_KHB)), strict=True)):
             add_product(t, h_HB)
@@ -211,7 +211,7 @@ class GRURecurrence(Recurrence):
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         K, (H, B) = len(z_KZB), h_HB.shape
         h_KHB = h_HB.new_empty(K, H, B)
-        minus_one = z_KZB.new_tensor(-1.0)
+        minus_one = z_KZB.new_full((), -1.0)
         r, z, u, n = (block_KHB.unbind(0) for block_KHB in z_KZB.view(K, 4, H, B).unbind(1))
         rz = z_KZB[:, : 2 * H].unbind(0)
         for t, h_out_HB in enumerate(h_KHB.unbind(0)):

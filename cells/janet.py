@@ -29,7 +29,7 @@ class JANETRecurrence(Recurrence):
         K, (H, B) = len(z_KZB), h_HB.shape
         h_KHB = h_HB.new_empty(K, H, B)
         admit_HB, spare_HB = torch.empty_like(h_HB), torch.empty_like(h_HB)
-        one, minus_one = z_KZB.new_tensor(1.0), z_KZB.new_tensor(-1.0)
+        one, minus_one = z_KZB.new_full((), 1.0), z_KZB.new_full((), -1.0)
         f, g = (block_KHB.unbind(0) for block_KHB in z_KZB.view(K, 2, H, B).unbind(1))
         for t, h_out_HB in enumerate(h_KHB.unbind(0)):
             add_product(t, h_HB)

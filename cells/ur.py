@@ -27,7 +27,7 @@ class URLSTMRecurrence(Recurrence):
         h_KHB, c_KHB = h_HB.new_empty(2, K, H, B).unbind(0)
         c_HB = own[0]
         g_HB, spare_HB = torch.empty_like(h_HB), torch.empty_like(h_HB)
-        minus_one = z_KZB.new_tensor(-1.0)
+        minus_one = z_KZB.new_full((), -1.0)
         blocks = z_KZB.view(4 * K, H, B).unbind(0)
         for t, (z_GB, h_out_HB, c_out_HB) in enumerate(zip(*map(Tensor.unbind, (z_KZB, h_KHB, c_KHB)), strict=True)):
             add_product(t, h_HB)
@@ -91,7 +91,7 @@ class URGRURecurrence(Recurrence):
         K, (H, B) = len(z_KZB), h_HB.shape
         h_KHB = h_HB.new_empty(K, H, B)
         g_HB, spare_HB = torch.empty_like(h_HB), torch.empty_like(h_HB)
-        minus_one = z_KZB.new_tensor(-1.0)
+        minus_one = z_KZB.new_full((), -1.0)
         f, r, s, u, n = (block_KHB.unbind(0) for block_KHB in z_KZB.view(K, 5, H, B).unbind(1))
         frs = z_KZB[:, : 3 * H].unbind(0)
         for t, h_out_HB in enumerate(h_KHB.unbind(0)):
