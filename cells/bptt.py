@@ -135,8 +135,24 @@ class ModReLURecurrence(Recurrence):
         return d_KHB, (sign_KHB.mul_(d_KHB).sum((0, 2)),)
 
 
-class LSTMRecurrence(Recurrence):
-    """i, f, g, o = z; c = sig(f) c_{t-1} + sig(i) tanh(g); h = sig(o) tanh(c). The core's own tensor is c."""
+class CellStateRecurrence(Recurrence):
+    """z has four blocks, two gates, a candidate and o; c = next_state(..); h = sig(o) tanh(c). The own tensor is c."""
+
+    @abstractmethod
+    def next_state(
+        self, first_HB: Tensor, second_HB: Tensor, candidate_HB: Tensor, c_HB: Tensor, out: Tensor
+    ) -> Tensor:
+        """c_t, in ``out``, from the gates, the candidate and c_{t-1}."""
+
+    @abstractmethod
+    def derivatives(self, blocks: Sequence[Tensor], before_KHB: Tensor, out: Sequence[Tensor]) -> Tensor:
+        """The derivative of c_t by c_{t-1}, and in ``out`` those by what gates and candidate are made of.
+
+        Args:
+            blocks: The two gates and the candidate, each (K, H, B).
+            before_KHB: c_{t-1} of every step.
+            out: For each of them, where the derivative belongs.
+        """
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
@@ -149,11 +165,11 @@ class LSTMRecurrence(Recurrence):
         blocks = z_KZB.view(4 * K, H, B).unbind(0)
         for t, (z_GB, h_out_HB, c_out_HB) in enumerate(zip(*map(Tensor.unbind, (z_KZB, h_KHB, c_KHB)), strict=True)):
             add_product(t, h_HB)
-            i, f, g, o = blocks[4 * t : 4 * t + 4]
-            g.add_(g)
+            first, second, candidate, o = blocks[4 * t : 4 * t + 4]
+            candidate.add_(candidate)
             z_GB.sigmoid_()  # of all four blocks in one operation
-            torch.add(minus_one, g, alpha=2, out=g)
-            c_HB = torch.mul(f, c_HB, out=c_out_HB).addcmul_(i, g)
+            torch.add(minus_one, candidate, alpha=2, out=candidate)
+            c_HB = self.next_state(first, second, candidate, c_HB, c_out_HB)
             torch.mul(c_HB, minus_two, out=spare_HB).sigmoid_()
             h_HB = torch.addcmul(o, o, spare_HB, value=-2, out=h_out_HB)  # tanh(c) = 1 - 2 sig(-2 c)
         return h_KHB, (c_KHB,), (c_HB.clone(),)
@@ -168,26 +184,39 @@ class LSTMRecurrence(Recurrence):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         z_KZB, _, c_KHB, c_HB = kept
         K, H, B = c_KHB.shape
-        i, f, g, o = z_KZB.view(K, 4, H, B).unbind(1)
+        *inner, o = z_KZB.view(K, 4, H, B).unbind(1)
         d_K4HB = torch.empty_like(z_KZB).view(K, 4, H, B)
-        # with tanh(c) = s: dc_t gets o (1 - s^2) dh_t; the gates i, f, g are multiplied by dc_t and o by dh_t
+        *d_inner, d_o = d_K4HB.unbind(1)
+        # with tanh(c) = s: dc_t gets o (1 - s^2) dh_t; the inner blocks are multiplied by dc_t and o by dh_t
         s_KHB = torch.add(c_KHB, c_KHB).sigmoid_().mul_(2).sub_(1)
-        sigmoid_backward(s_KHB, o, grad_input=d_K4HB[:, 3])
+        sigmoid_backward(s_KHB, o, grad_input=d_o)
         dc_by_dh = tanh_backward(o, s_KHB, grad_input=s_KHB).unbind(0)
-        sigmoid_backward(g, i, grad_input=d_K4HB[:, 0])
-        sigmoid_backward(c_HB, f[0], grad_input=d_K4HB[0, 1])
-        sigmoid_backward(c_KHB[:-1], f[1:], grad_input=d_K4HB[1:, 1])
-        tanh_backward(i, g, grad_input=d_K4HB[:, 2])
+        by_past = self.derivatives(inner, torch.cat([c_HB[None], c_KHB[:-1]]), d_inner).unbind(0)
         dc_HB = torch.zeros_like(c_HB) if dlast[0] is None else dlast[0].clone()
-        d, d_ifg, d_o = d_K4HB.flatten(1, 2).unbind(0), d_K4HB[:, :3].unbind(0), d_K4HB[:, 3].unbind(0)
-        forget = f.unbind(0)
+        d, by_c, by_h = d_K4HB.flatten(1, 2).unbind(0), d_K4HB[:, :3].unbind(0), d_o.unbind(0)
         for t in reversed(range(K)):
             dc_HB.addcmul_(dh[t + 1], dc_by_dh[t])
-            d_ifg[t].mul_(dc_HB)
-            d_o[t].mul_(dh[t + 1])
-            dc_HB.mul_(forget[t])
+            by_c[t].mul_(dc_HB)
+            by_h[t].mul_(dh[t + 1])
+            dc_HB.mul_(by_past[t])
             add_product(t, d[t])
         return d_K4HB.view(K, 4 * H, B), (dc_HB,)
+
+
+class LSTMRecurrence(CellStateRecurrence):
+    """i, f, g, o = z; c = sig(f) c_{t-1} + sig(i) tanh(g); h = sig(o) tanh(c)."""
+
+    def next_state(
+        self, first_HB: Tensor, second_HB: Tensor, candidate_HB: Tensor, c_HB: Tensor, out: Tensor
+    ) -> Tensor:
+        return torch.mul(second_HB, c_HB, out=out).addcmul_(first_HB, candidate_HB)
+
+    def derivatives(self, blocks: Sequence[Tensor], before_KHB: Tensor, out: Sequence[Tensor]) -> Tensor:
+        i, f, g = blocks
+        sigmoid_backward(g, i, grad_input=out[0])
+        sigmoid_backward(before_KHB, f, grad_input=out[1])
+        tanh_backward(i, g, grad_input=out[2])
+        return f
 
 
 class GRURecurrence(Recurrence):

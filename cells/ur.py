@@ -10,63 +10,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cells.bptt import Recurrence, sigmoid_backward, tanh_backward
+from cells.bptt import CellStateRecurrence, Recurrence, sigmoid_backward, tanh_backward
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, TorchCore
 from cells.gated import rest_on
 from cells.gru import GRUState
 from cells.lstm import LSTMState
 
 
-class URLSTMRecurrence(Recurrence):
-    """f, r, p, o = z; c = g c_{t-1} + (1 - g) tanh(p), g = refined(f, r); h = sig(o) tanh(c). The own tensor is c."""
+class URLSTMRecurrence(CellStateRecurrence):
+    """f, r, p, o = z; c = g c_{t-1} + (1 - g) tanh(p), g = refined(f, r); h = sig(o) tanh(c)."""
 
-    def forward(
-        self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        K, (H, B) = len(z_KZB), h_HB.shape
-        h_KHB, c_KHB = h_HB.new_empty(2, K, H, B).unbind(0)
-        c_HB = own[0]
-        g_HB, spare_HB = torch.empty_like(h_HB), torch.empty_like(h_HB)
-        minus_one = z_KZB.new_full((), -1.0)
-        blocks = z_KZB.view(4 * K, H, B).unbind(0)
-        for t, (z_GB, h_out_HB, c_out_HB) in enumerate(zip(*map(Tensor.unbind, (z_KZB, h_KHB, c_KHB)), strict=True)):
-            add_product(t, h_HB)
-            f, r, p, o = blocks[4 * t : 4 * t + 4]
-            p.add_(p)
-            z_GB.sigmoid_()  # of all four blocks in one operation
-            torch.add(minus_one, p, alpha=2, out=p)
-            refine(f, r, g_HB, spare_HB)
-            c_HB = torch.lerp(p, c_HB, g_HB, out=c_out_HB)
-            torch.add(c_HB, c_HB, out=spare_HB).sigmoid_()
-            h_HB = torch.mul(o, torch.add(minus_one, spare_HB, alpha=2, out=spare_HB), out=h_out_HB)
-        return h_KHB, (c_KHB,), (c_HB.clone(),)
+    def next_state(
+        self, first_HB: Tensor, second_HB: Tensor, candidate_HB: Tensor, c_HB: Tensor, out: Tensor
+    ) -> Tensor:
+        g_HB = refine(first_HB, second_HB, torch.empty_like(c_HB), torch.empty_like(c_HB))
+        return torch.lerp(candidate_HB, c_HB, g_HB, out=out)
 
-    def backward(
-        self,
-        kept: Sequence[Tensor],
-        before_KHB: Tensor,
-        dh: Sequence[Tensor],
-        dlast: Sequence[Tensor | None],
-        add_product: Callable[[int, Tensor], None],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        z_KZB, _, c_KHB, c_HB = kept
-        K, H, B = c_KHB.shape
-        f, r, p, o = z_KZB.view(K, 4, H, B).unbind(1)
-        d_K4HB = torch.empty_like(z_KZB).view(K, 4, H, B)
-        g_KHB = refine_backward(f, r, torch.cat([c_HB[None], c_KHB[:-1]]) - p, d_K4HB[:, 0], d_K4HB[:, 1])
-        tanh_backward(1 - g_KHB, p, grad_input=d_K4HB[:, 2])
-        s_KHB = torch.add(c_KHB, c_KHB).sigmoid_().mul_(2).sub_(1)
-        sigmoid_backward(s_KHB, o, grad_input=d_K4HB[:, 3])
-        dc_by_dh = tanh_backward(o, s_KHB, grad_input=s_KHB).unbind(0)
-        dc_HB = torch.zeros_like(c_HB) if dlast[0] is None else dlast[0].clone()
-        d, d_frp, d_o = d_K4HB.flatten(1, 2).unbind(0), d_K4HB[:, :3].unbind(0), d_K4HB[:, 3].unbind(0)
-        for t, g_HB in reversed(list(enumerate(g_KHB.unbind(0)))):
-            dc_HB.addcmul_(dh[t + 1], dc_by_dh[t])
-            d_frp[t].mul_(dc_HB)
-            d_o[t].mul_(dh[t + 1])
-            dc_HB.mul_(g_HB)
-            add_product(t, d[t])
-        return d_K4HB.view(K, 4 * H, B), (dc_HB,)
+    def derivatives(self, blocks: Sequence[Tensor], before_KHB: Tensor, out: Sequence[Tensor]) -> Tensor:
+        f, r, p = blocks
+        g_KHB = refine_backward(f, r, before_KHB - p, out[0], out[1])
+        tanh_backward(1 - g_KHB, p, grad_input=out[2])
+        return g_KHB
 
 
 class URGRURecurrence(Recurrence):
