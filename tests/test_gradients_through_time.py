@@ -234,7 +234,7 @@ def test_the_loss_on_a_probe_is_that_of_the_training(task, targets, monkeypatch)
     batch = {"inputs": torch.randn(2, 6, 3), "targets": targets, "lengths": torch.tensor([6, 4])}
     logged = {}
     monkeypatch.setattr(task, "log_part", lambda part, weight, **metrics: logged.update(metrics))
-    task._step(batch, "train")
+    task.measure(batch, "train")
     assert Probe(batch).measure(task).loss == pytest.approx(logged["loss"].item(), rel=1e-5)
 
 
