@@ -226,14 +226,7 @@ class GRURecurrence(Recurrence):
     """
 
     def prepare(self, v_KGB: Tensor, bias_GB: Tensor | None) -> Tensor:
-        K, G, B = v_KGB.shape
-        H = G // 3
-        z_KZB = v_KGB.new_zeros(K, 4 * H, B)
-        if bias_GB is not None:
-            z_KZB[:, :G] = bias_GB
-        z_KZB[:, : 2 * H] += v_KGB[:, : 2 * H]
-        z_KZB[:, G:] = v_KGB[:, 2 * H :]
-        return z_KZB
+        return with_candidate_apart(v_KGB, bias_GB, v_KGB.shape[1] // 3)
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
@@ -278,6 +271,21 @@ class GRURecurrence(Recurrence):
     def input_grad(self, d_KZB: Tensor) -> Tensor:
         r_KHB, z_KHB, _, n_KHB = d_KZB.chunk(4, 1)
         return torch.cat([r_KHB, z_KHB, n_KHB], 1)
+
+
+def with_candidate_apart(v_KGB: Tensor, bias_GB: Tensor | None, H: int) -> Tensor:
+    """z for a core whose last block, the candidate, takes U h apart: v and bias, the candidate's bias, and its v."""
+    K, G, B = v_KGB.shape
+    z_KZB = v_KGB.new_empty(K, G + H, B)
+    gates, u, v = torch.split(z_KZB, [G - H, H, H], 1)
+    if bias_GB is None:
+        gates.copy_(v_KGB[:, :-H])
+        u.zero_()
+    else:
+        torch.add(v_KGB[:, :-H], bias_GB[:-H], out=gates)
+        u.copy_(bias_GB[-H:])
+    v.copy_(v_KGB[:, -H:])
+    return z_KZB
 
 
 def add_product(sum_MB: Tensor, weight_MN: Tensor, x_NB: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cells.bptt import CellStateRecurrence, Recurrence, sigmoid_backward, tanh_backward
+from cells.bptt import CellStateRecurrence, Recurrence, sigmoid_backward, tanh_backward, with_candidate_apart
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, TorchCore
 from cells.gated import rest_on
 from cells.gru import GRUState
@@ -40,14 +40,7 @@ class URGRURecurrence(Recurrence):
     """
 
     def prepare(self, v_KGB: Tensor, bias_GB: Tensor | None) -> Tensor:
-        K, G, B = v_KGB.shape
-        H = G // 4
-        z_KZB = v_KGB.new_zeros(K, 5 * H, B)
-        if bias_GB is not None:
-            z_KZB[:, :G] = bias_GB
-        z_KZB[:, : 3 * H] += v_KGB[:, : 3 * H]
-        z_KZB[:, G:] = v_KGB[:, 3 * H :]
-        return z_KZB
+        return with_candidate_apart(v_KGB, bias_GB, v_KGB.shape[1] // 4)
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
