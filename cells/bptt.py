@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -219,14 +219,43 @@ class LSTMRecurrence(CellStateRecurrence):
         return f
 
 
-class GRURecurrence(Recurrence):
+class CandidateApartRecurrence(Recurrence):
+    """A core whose last block, the candidate, takes U h apart from v.
+
+    z_KZB holds a block more than v: the gates, the candidate's part of U h with its bias, and its v.
+
+    Attributes:
+        blocks: How many v has.
+    """
+
+    blocks: ClassVar[int]
+
+    def prepare(self, v_KGB: Tensor, bias_GB: Tensor | None) -> Tensor:
+        K, G, B = v_KGB.shape
+        H = G // self.blocks
+        z_KZB = v_KGB.new_empty(K, G + H, B)
+        gates, u, v = torch.split(z_KZB, [G - H, H, H], 1)
+        if bias_GB is None:
+            gates.copy_(v_KGB[:, :-H])
+            u.zero_()
+        else:
+            torch.add(v_KGB[:, :-H], bias_GB[:-H], out=gates)
+            u.copy_(bias_GB[-H:])
+        v.copy_(v_KGB[:, -H:])
+        return z_KZB
+
+    def input_grad(self, d_KZB: Tensor) -> Tensor:
+        H = d_KZB.shape[1] // (self.blocks + 1)
+        return torch.cat([d_KZB[:, : -2 * H], d_KZB[:, -H:]], 1)
+
+
+class GRURecurrence(CandidateApartRecurrence):
     """r, z = sig(z_r, z_z); n = tanh(v_n + r u_n); h = (1 - z) n + z h_{t-1}.
 
     z_KZB holds four blocks: those of r, z and u_n, to which the products are added, and v_n.
     """
 
-    def prepare(self, v_KGB: Tensor, bias_GB: Tensor | None) -> Tensor:
-        return with_candidate_apart(v_KGB, bias_GB, v_KGB.shape[1] // 3)
+    blocks = 3
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
@@ -267,25 +296,6 @@ class GRURecurrence(Recurrence):
             dh[t].addcmul_(dh[t + 1], z_HB)
             add_product(t, by_u[t])
         return d_K4HB.view(K, 4 * H, B), ()
-
-    def input_grad(self, d_KZB: Tensor) -> Tensor:
-        r_KHB, z_KHB, _, n_KHB = d_KZB.chunk(4, 1)
-        return torch.cat([r_KHB, z_KHB, n_KHB], 1)
-
-
-def with_candidate_apart(v_KGB: Tensor, bias_GB: Tensor | None, H: int) -> Tensor:
-    """z for a core whose last block, the candidate, takes U h apart: v and bias, the candidate's bias, and its v."""
-    K, G, B = v_KGB.shape
-    z_KZB = v_KGB.new_empty(K, G + H, B)
-    gates, u, v = torch.split(z_KZB, [G - H, H, H], 1)
-    if bias_GB is None:
-        gates.copy_(v_KGB[:, :-H])
-        u.zero_()
-    else:
-        torch.add(v_KGB[:, :-H], bias_GB[:-H], out=gates)
-        u.copy_(bias_GB[-H:])
-    v.copy_(v_KGB[:, -H:])
-    return z_KZB
 
 
 def add_product(sum_MB: Tensor, weight_MN: Tensor, x_NB: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cells.bptt import CellStateRecurrence, Recurrence, sigmoid_backward, tanh_backward, with_candidate_apart
+from cells.bptt import CandidateApartRecurrence, CellStateRecurrence, sigmoid_backward, tanh_backward
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, TorchCore
 from cells.gated import rest_on
 from cells.gru import GRUState
@@ -33,14 +33,13 @@ class URLSTMRecurrence(CellStateRecurrence):
         return g_KHB
 
 
-class URGRURecurrence(Recurrence):
+class URGRURecurrence(CandidateApartRecurrence):
     """f, r, s = z; n = tanh(v_n + sig(s) u_n); h = g h_{t-1} + (1 - g) n, g = refined(f, r).
 
     z_KZB holds five blocks: those of f, r, s and u_n, to which the products are added, and v_n.
     """
 
-    def prepare(self, v_KGB: Tensor, bias_GB: Tensor | None) -> Tensor:
-        return with_candidate_apart(v_KGB, bias_GB, v_KGB.shape[1] // 4)
+    blocks = 4
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
@@ -81,10 +80,6 @@ class URGRURecurrence(Recurrence):
             dh[t].addcmul_(dh[t + 1], g_HB)
             add_product(t, by_u[t])
         return d_K5HB.view(K, 5 * H, B), ()
-
-    def input_grad(self, d_KZB: Tensor) -> Tensor:
-        f_KHB, r_KHB, s_KHB, _, n_KHB = d_KZB.chunk(5, 1)
-        return torch.cat([f_KHB, r_KHB, s_KHB, n_KHB], 1)
 
 
 def refine(f: Tensor, r: Tensor, out: Tensor, spare: Tensor) -> Tensor:

@@ -62,32 +62,31 @@ def test_equals_the_gradient_of_the_sequence_cut_at_each_step_under_every_engine
             assert norms_through_time(found)["h"][t - 1] == pytest.approx(float(h_gradient.norm()), rel=1e-10)
 
 
+def autograd_of_each(which, cell, x_BTI, weights_BTH):
+    """The gradient that autograd keeps of a tensor of each step, chosen from (output, state)."""
+    state, loss, kept = cell.initial_state(B), 0.0, []
+    for x_BI, weights_BH in zip(x_BTI.unbind(1), weights_BTH.unbind(1), strict=True):
+        y_BH, state = cell.step(x_BI, state)
+        kept.append(which(y_BH, state))
+        kept[-1].retain_grad()
+        loss = loss + (y_BH * weights_BH).tanh().sum()
+    loss.backward()
+    return torch.stack([tensor_BH.grad for tensor_BH in kept])
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_equals_the_gradient_that_autograd_keeps_of_each_output(name):
     cell = bridge.random_cell(BUILT_IN[name], I, H)
     x_BTI, weights_BTH = problem(cell)
-    state, loss, kept = cell.initial_state(B), 0.0, []
-    for x_BI, weights_BH in zip(x_BTI.unbind(1), weights_BTH.unbind(1), strict=True):
-        y_BH, state = cell.step(x_BI, state)
-        y_BH.retain_grad()
-        kept.append(y_BH)
-        loss = loss + (y_BH * weights_BH).tanh().sum()
-    loss.backward()
-    assert_close(measured(cell, x_BTI, weights_BTH)["h"], torch.stack([y_BH.grad for y_BH in kept]), **EXACT)
+    expected = autograd_of_each(lambda y_BH, state: y_BH, cell, x_BTI, weights_BTH)
+    assert_close(measured(cell, x_BTI, weights_BTH)["h"], expected, **EXACT)
 
 
 @pytest.mark.parametrize("name", [name for name in DRIVEN if name.endswith("LSTM")])
 def test_the_cell_state_has_the_gradient_of_its_tensor(name):
     cell = bridge.random_cell(BUILT_IN[name], I, H)
     x_BTI, weights_BTH = problem(cell)
-    state, loss, kept = cell.initial_state(B), 0.0, []
-    for x_BI, weights_BH in zip(x_BTI.unbind(1), weights_BTH.unbind(1), strict=True):
-        y_BH, state = cell.step(x_BI, state)
-        state.core.c.retain_grad()
-        kept.append(state.core.c)
-        loss = loss + (y_BH * weights_BH).tanh().sum()
-    loss.backward()
-    expected = torch.stack([c_BH.grad for c_BH in kept])
+    expected = autograd_of_each(lambda y_BH, state: state.core.c, cell, x_BTI, weights_BTH)
     assert_close(measured(cell, x_BTI, weights_BTH)["c"], expected, **EXACT)
 
 
