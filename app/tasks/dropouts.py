@@ -16,48 +16,47 @@ from torch.func import functional_call
 from cells import Cell
 
 
-class LockedDropout(nn.Module):
+class _MaskedDropout(nn.Module):
+    """What both dropouts share: a probability and masks of 0 and 1 / (1 - p)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def mask(self, like: Tensor, *shape: int) -> Tensor:
+        return like.new_empty(shape).bernoulli_(1 - self.p).div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class LockedDropout(_MaskedDropout):
     """Dropout of the same features in all steps of a window, other ones in each row.
 
     Args:
         p: Probability that a feature is dropped.
     """
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
     def forward(self, x_BTH: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x_BTH
         B, _, H = x_BTH.shape
-        return x_BTH * x_BTH.new_empty(B, 1, H).bernoulli_(1 - self.p).div_(1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return x_BTH * self.mask(x_BTH, B, 1, H)
 
 
-class WordDropout(nn.Module):
+class WordDropout(_MaskedDropout):
     """Dropout of whole words: all of a window's occurrences of a word have its embedding, or none.
 
     Args:
         p: Probability that a word is dropped.
     """
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
     def forward(self, words_BT: Tensor, weight_VH: Tensor) -> Tensor:
         """The embeddings of ``words_BT``, rows of ``weight_VH``."""
         x_BTH = F.embedding(words_BT, weight_VH)
         if not self.training or self.p == 0:
             return x_BTH
-        mask_V1 = weight_VH.new_empty(len(weight_VH), 1).bernoulli_(1 - self.p).div_(1 - self.p)
-        return x_BTH * mask_V1[words_BT]
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return x_BTH * self.mask(weight_VH, len(weight_VH), 1)[words_BT]
 
 
 def run_with_weight_dropout(cell: Cell, p: float, x_BTH: Tensor, state: Any) -> tuple[Tensor, Any]:
