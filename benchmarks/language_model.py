@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD
 
-from app.averaging import NTASGD
+from app.optim.averaging import NTASGD
 from app.tasks import LanguageModel
 from benchmarks.timing import alternate, ratio
 from cells import find_cell
 from datamodules.base import Batch
-from datamodules.streams import Rows, Window
+from datamodules.text.streams import Rows, Window
 
 WORDS, ROWS, STEPS, SIZES = 10_000, 20, 70, (400, 1150, 1150, 400)
 

@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import soundfile
 
-from datamodules.timit_preparation import prepare_timit
-from datamodules.timit_speakers import CORE_TEST, DEVELOPMENT, TRAINING
+from datamodules.timit.preparation import prepare_timit
+from datamodules.timit.speakers import CORE_TEST, DEVELOPMENT, TRAINING
 
 SECONDS, RATE = 3, 16_000
 

@@ -3,28 +3,28 @@
 A sequence in, a sequence out, batch first: ``y_BTH, state = MomentumLSTM(3, 8, momentum=0.6)(x_BTI)``.
 """
 
+from cells.ablations import FilteredLSTM, GatedMomentumLSTM, LearnedMomentumLSTM, LinearStateLSTM, ScaledLSTM
+from cells.analysis.flops import flops
+from cells.analysis.gains import GainReport, gain_report
 from cells.cell import Cell
 from cells.checks import check_cell
-from cells.chrono import ChronoGRU, ChronoLSTM
+from cells.cores.chrono import ChronoGRU, ChronoLSTM
+from cells.cores.gru import GRU, SRGRU, AdamGRU, MomentumGRU, RMSPropGRU
+from cells.cores.householder import HouseholderRNN
+from cells.cores.janet import JANET, AdamJANET, MomentumJANET, RMSPropJANET
+from cells.cores.lstm import LSTM, SRLSTM, AdamLSTM, MomentumLSTM, RMSPropLSTM
+from cells.cores.orthogonal import DTRIV, SRDTRIV, AdamDTRIV, CayleyRNN, ExpRNN, MomentumDTRIV, RMSPropDTRIV
+from cells.cores.refined_gates import URGRU, URLSTM, AdamURLSTM, MomentumURLSTM, RMSPropURLSTM
+from cells.cores.tanh import RNN, SRRNN, AdamRNN, MomentumRNN, RMSPropRNN
+from cells.cores.unitary import UnitaryRNN
 from cells.driven import DrivenCell, DrivenState, Flops
 from cells.drives import Drive
-from cells.dtriv import DTRIV, SRDTRIV, AdamDTRIV, CayleyRNN, ExpRNN, MomentumDTRIV, RMSPropDTRIV
-from cells.explanations import FilteredLSTM, GatedMomentumLSTM, LearnedMomentumLSTM, LinearStateLSTM, ScaledLSTM
-from cells.flops import flops
-from cells.gains import GainReport, gain_report
-from cells.gru import GRU, SRGRU, AdamGRU, MomentumGRU, RMSPropGRU
-from cells.householder import HouseholderRNN
-from cells.janet import JANET, AdamJANET, MomentumJANET, RMSPropJANET
 from cells.lmu import LMU
-from cells.lstm import LSTM, SRLSTM, AdamLSTM, MomentumLSTM, RMSPropLSTM
 from cells.nesterov import NesterovDTRIV, NesterovGRU, NesterovLSTM, NesterovRNN, NesterovState
 from cells.nru import NRU
+from cells.optimization import follow_optimizer, parameter_roles
 from cells.registry import find_cell, load_entry_points, registered_cells
-from cells.rnn import RNN, SRRNN, AdamRNN, MomentumRNN, RMSPropRNN
 from cells.state import detach, move, reset_rows
-from cells.training import follow_optimizer, parameter_roles
-from cells.unitary import UnitaryRNN
-from cells.ur import URGRU, URLSTM, AdamURLSTM, MomentumURLSTM, RMSPropURLSTM
 
 __all__ = [
     "DTRIV",

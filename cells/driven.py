@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cells.bptt import Recurrence, Unrolled, chunk_steps, gate_product
 from cells.cell import Cell, Step
-from cells.coefficients import Learn
 from cells.drives import Adam, Drive, Identity, Momentum, RMSProp, ScheduledRestart
-from cells.engines import Engine, choose_engine, full_precision, no_autocast, run_library
+from cells.drives.coefficients import Learn
+from cells.engines.bptt import Recurrence, Unrolled, chunk_steps, gate_product
+from cells.engines.choice import Engine, choose_engine
+from cells.engines.library import run_library
+from cells.engines.precision import full_precision, no_autocast
 from cells.state import State
 from cells.validation import one_of, positive_int
 

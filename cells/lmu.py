@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cells.bptt import Recurrence
 from cells.cell import Cell
-from cells.engines import Engine, choose_engine, no_autocast, run_library
+from cells.engines.bptt import Recurrence
+from cells.engines.choice import Engine, choose_engine
+from cells.engines.library import run_library
+from cells.engines.precision import no_autocast
 from cells.state import State
 from cells.validation import number_in, one_of, positive_int
 

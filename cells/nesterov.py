@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cells.bptt import chunk_steps, gate_product
+from cells.cores.gru import GRUCore
+from cells.cores.lstm import LSTMCore
+from cells.cores.orthogonal import DTRIVCore
+from cells.cores.tanh import RNNCore
 from cells.driven import DrivenCell
 from cells.drives import Identity, restart_schedule
-from cells.dtriv import DTRIVCore
-from cells.engines import no_autocast
-from cells.gru import GRUCore
-from cells.lstm import LSTMCore
-from cells.rnn import RNNCore
+from cells.engines.bptt import chunk_steps, gate_product
+from cells.engines.precision import no_autocast
 from cells.validation import number_in, one_of, positive_int
 
 

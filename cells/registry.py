@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import warnings
 from abc import ABCMeta
 from collections.abc import Iterator
 from importlib.metadata import entry_points, packages_distributions
+from itertools import accumulate
 from typing import Any
 
 from cells.cell import Cell
@@ -69,8 +71,13 @@ def find_cell(name: str) -> type[Cell]:
 
 
 def class_path(cls: type) -> str:
-    """The dotted path of a class."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """Return the public dotted path of a class: the shortest one from which it can be imported.
+
+    ``cells.MomentumLSTM``, not the file that holds it, so that configurations and checkpoints survive a move.
+    """
+    packages = accumulate(cls.__module__.split("."), "{}.{}".format)
+    public = (name for name in packages if getattr(sys.modules.get(name), cls.__qualname__, None) is cls)
+    return f"{next(public, cls.__module__)}.{cls.__qualname__}"
 
 
 def origin(cell: type[Cell]) -> str:

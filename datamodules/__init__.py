@@ -1,14 +1,14 @@
 """Data made ready for recurrent networks, one LightningDataModule a data set."""
 
-from datamodules.adding import Adding
 from datamodules.base import Batch, DataError, DataModule
-from datamodules.copying import Copying
-from datamodules.corpus import Corpus
-from datamodules.digits import Digits
-from datamodules.mnist import MNIST, FashionMNIST
-from datamodules.penn_treebank import PennTreebank
-from datamodules.timit import TIMIT
-from datamodules.wikitext import WikiText2, WikiText103
+from datamodules.images.digits import Digits
+from datamodules.images.mnist import MNIST, FashionMNIST
+from datamodules.synthetic.adding import Adding
+from datamodules.synthetic.copying import Copying
+from datamodules.text.corpus import Corpus
+from datamodules.text.penn_treebank import PennTreebank
+from datamodules.text.wikitext import WikiText2, WikiText103
+from datamodules.timit.timit import TIMIT
 
 __all__ = [
     "MNIST",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from paths import QUICKSTART, ROOT
-from small_corpus import write_small_corpus
-from small_mnist import SIZES, VALIDATION_SIZE, write_small_mnist
-from small_timit import write_disc
+from helpers.fake_corpus import write_small_corpus
+from helpers.fake_mnist import SIZES, VALIDATION_SIZE, write_small_mnist
+from helpers.fake_timit import write_disc
+from helpers.paths import QUICKSTART, ROOT
 
 from datamodules import MNIST
-from datamodules.timit_preparation import prepare_timit
+from datamodules.timit.preparation import prepare_timit
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of tests are small: more threads would only wait for one another
 torch.set_num_threads(1)
@@ -52,7 +52,7 @@ def small_timit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a quick start of two epochs."""
-    from app.cli import main
+    from app.commands.main import main
 
     run = tmp_path_factory.mktemp("trained") / "run"
     options = ["--run_dir", str(run), "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
@@ -63,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a small language model."""
-    from app.cli import main
+    from app.commands.main import main
 
     folder = tmp_path_factory.mktemp("language")
     write_small_corpus(folder / "data", "ptb.{}.txt")

@@ -15,9 +15,9 @@ from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
-from app.averaging import AveragedWeights
-from app.board import Board
-from app.optimizers import OptimizerFactory, optimizer_by_role
+from app.optim.averaging import AveragedWeights
+from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
+from app.plots.tensorboard import Board
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
 from datamodules import Batch
@@ -171,8 +171,8 @@ class Task(LightningModule):
     def probe_loss(self, batch: Batch) -> Tensor | None:
         """The loss on one batch, from the initial state of the cells; nothing is logged, and no trainer is needed.
 
-        What looks into the cells (:mod:`app.probe`) calls it on a copy of the task in float64. None, the default, says
-        that the task is not to be looked into.
+        What looks into the cells (:mod:`app.diagnostics.probe`) calls it on a copy of the task in float64. None, the
+        default, says that the task is not to be looked into.
         """
         return None
 

@@ -12,12 +12,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from app.board import Board
-from app.optimizers import OptimizerFactory
-from app.pictures import bins_picture, frames_picture
-from app.speech import speech_measures
+from app.optim.parameter_groups import OptimizerFactory
+from app.plots.figures import bins_picture, frames_picture
+from app.plots.tensorboard import Board
 from app.tasks.base import CellFactory, LRSchedule, Task, valid_steps
-from datamodules import Batch, DataModule, spectra
+from app.tasks.speech import speech_measures
+from datamodules import Batch, DataModule
+from datamodules.timit import spectra
 
 
 class FrameRegressor(Task):
@@ -28,9 +29,9 @@ class FrameRegressor(Task):
     Batches hold ``inputs`` (B, T, I), ``targets`` (B, T, F), and ``lengths`` (B,) where sequences are padded. Steps
     from ``lengths`` on count nowhere, and means over an epoch are weighted by valid steps. Where validation and test
     batches hold ``sounds`` (B, N), the targets are log powers in dB of their short-time spectra
-    (:mod:`datamodules.spectra`), and the loss is in dB^2; the sounds are then rebuilt from the predicted power and the
-    true phase, and measured: segmental SNR, STOI, PESQ (:mod:`app.speech`), means over sequences. Test batches also
-    hold ``numbers`` (B,), by which the data module names the sequences in a table of predictions.
+    (:mod:`datamodules.timit.spectra`), and the loss is in dB^2; the sounds are then rebuilt from the predicted power
+    and the true phase, and measured: segmental SNR, STOI, PESQ (:mod:`app.tasks.speech`), means over sequences. Test
+    batches also hold ``numbers`` (B,), by which the data module names the sequences in a table of predictions.
 
     Args:
         cell: The recurrent cell: called with (input_size, hidden_size).
@@ -149,7 +150,7 @@ class FrameRegressor(Task):
         return loss, predictions_BTF
 
     def _measure_speech(self, batch: Batch, predictions_BTF: Tensor, part: str) -> None:
-        """Log the means over the batch of what :func:`app.speech.speech_measures` says of the rebuilt sounds."""
+        """Log the means over the batch of what :func:`app.tasks.speech.speech_measures` says of the rebuilt sounds."""
         if "sounds" not in batch:
             return
         measures = [speech_measures(*pair) for pair in _rebuilt(batch, predictions_BTF)]

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from app.board import Board
-from app.optimizers import OptimizerFactory
-from app.pictures import agreement_picture
+from app.optim.parameter_groups import OptimizerFactory
+from app.plots.figures import agreement_picture
+from app.plots.tensorboard import Board
 from app.tasks.base import CellFactory, LRSchedule, Task, last_step
 from datamodules import Batch
 

@@ -1,0 +1,1 @@
+"""Lightning callbacks: checkpoints, exact resume, signals, monitoring."""

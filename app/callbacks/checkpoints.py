@@ -1,0 +1,108 @@
+"""The checkpoints of a run: the best one, the last one, and the one before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
+
+from app.callbacks.divergence import check_weights
+from app.callbacks.signals import StopOnSignal
+from app.runs.run_directory import RunDirectory
+from datamodules.files import remove_unfinished, replacing
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best epoch by ``monitor``, and of equal ones the latest, which has been trained for longer.
+
+    Ties are common where a metric counts few examples, and Lightning would keep the first.
+    """
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        as_good = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
+        return trainer.strategy.reduce_boolean_decision(as_good) or super().check_monitor_top_k(trainer, current)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also where the run directory has been moved: Lightning would forget the best score then."""
+        folder = str(self.dirpath)
+        paths = {"best_model_path", "kth_best_model_path", "last_model_path"}
+        moved = {name: _moved(value, folder) if name in paths else value for name, value in state_dict.items()}
+        best = {_moved(path, folder): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**moved, "dirpath": self.dirpath, "best_k_models": best})
+
+
+class LastCheckpoint(Checkpoint):
+    """``last.ckpt`` after each epoch, after every so many steps, and where a signal or a limit ends the training.
+
+    A run that goes on from it is the undisturbed one. So within an epoch it is written only where an optimiser step has
+    just been taken and no validation follows; what is due elsewhere is written after the next batch where it can be.
+    The file that it replaces becomes ``previous.ckpt``.
+
+    Args:
+        run: The run.
+        stop: Says when a signal was sent, and is told when the checkpoint has been written.
+        every_n_steps: Optimiser steps between checkpoints within an epoch; None: none there.
+
+    Attributes:
+        seconds: What the training has taken, of the runs too that were stopped and resumed.
+    """
+
+    def __init__(self, run: RunDirectory, stop: StopOnSignal, every_n_steps: int | None) -> None:
+        self.run = run
+        self.stop = stop
+        self.every_n_steps = every_n_steps
+        self.due = False
+        self.saved_at = -1
+        self.start = time.monotonic()
+        self.before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = time.monotonic()
+        if trainer.is_global_zero:
+            remove_unfinished(self.run.checkpoints)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.is_last_batch or loop._should_accumulate():
+            return
+        ends = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        regular = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        self.due = self.due or ends or regular or bool(self.stop.requested)
+        fetcher = trainer.fit_loop._data_fetcher
+        if self.due and (ends or fetcher is None or not loop._should_check_val_fx(fetcher)):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_last_batch or self.saved_at != trainer.global_step:  # else a limit has cut the epoch short
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        check_weights(trainer.lightning_module, trainer.global_step)
+        if trainer.is_global_zero and self.run.last.exists():
+            with replacing(self.run.previous) as temporary:  # a second name or a copy, so that at no time there is none
+                try:
+                    os.link(self.run.last, temporary)
+                except OSError:  # not every file system has links
+                    shutil.copyfile(self.run.last, temporary)
+        trainer.save_checkpoint(self.run.last, weights_only=False)
+        self.due, self.saved_at = False, trainer.global_step
+        self.stop.saved = bool(self.stop.requested)
+
+
+def _moved(path: str, folder: str) -> str:
+    return os.path.join(folder, os.path.basename(path)) if path else path  # noqa: PTH118, PTH119  # Lightning's text

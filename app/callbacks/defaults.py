@@ -1,0 +1,74 @@
+"""What every run of ``fit`` does beside training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning.cli import SaveConfigCallback
+
+from app.callbacks.baselines import BaselineCurves
+from app.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from app.callbacks.divergence import StopOnDivergence
+from app.callbacks.gradients import GradientsThroughTime
+from app.callbacks.monitor import Observe
+from app.callbacks.random_states import RandomStates
+from app.callbacks.running_means import RunningMeans
+from app.callbacks.signals import StopOnSignal
+from app.runs.configuration import dump_config
+from app.runs.run_directory import RunDirectory, write_text
+from app.tasks import Task
+
+
+def run_callbacks(
+    task: Task, run: RunDirectory, observe: bool, probe_every: int = 0, save_every: int | None = None
+) -> list[Callback]:
+    """What keeps a run, what may stop it, and what shows it.
+
+    Args:
+        task: What is trained.
+        run: Where the files go.
+        observe: Whether there is anything to see beside curves.
+        probe_every: Optimiser steps between two measurements of the gradients through time; 0: none.
+        save_every: Optimiser steps between checkpoints within an epoch; None: none there.
+    """
+    stop = StopOnSignal()
+    best = BestCheckpoint(
+        run.checkpoints,
+        run.best.stem,
+        monitor=task.monitor,
+        mode=task.mode,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+    )
+    keeping = [RandomStates(), RunningMeans(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
+    showing: list[Callback] = [LearningRateMonitor(), BaselineCurves()]
+    if observe and probe_every:
+        showing.append(GradientsThroughTime(probe_every, run.gradients))
+    if observe:
+        showing.append(Observe())  # the last: what the others do after a batch is not time spent waiting for data
+    return [*keeping, *showing]
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar without the version number, which a run directory does not have."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write the configuration to ``RUN/config.yaml``, and beside it what the data module wants to have there."""
+
+    def __init__(self, *args: Any, run: RunDirectory) -> None:
+        super().__init__(*args)
+        self.save_to_log_dir = False  # save_config below decides where
+        self.run = run
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        write_text(self.run.config, dump_config(self.parser, self.config))
+        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        for name, text in data.run_files().items():
+            write_text(self.run.path / name, text)

@@ -1,0 +1,55 @@
+"""The random generators of every process, in checkpoints."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from app.runs.distributed import of_every_process
+
+State = dict[str, Any]
+
+
+class RandomStates(Callback):
+    """Dropout and whatever else is drawn goes on in a resumed run as it would have in an undisturbed one.
+
+    Processes beyond the first start from seeds of their own: they begin with the same weights and seed, and would
+    otherwise drop the same units in different examples.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: list[State] = []
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
+        checkpoint["random_states"] = of_every_process(_states(trainer.strategy.root_device))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
+        self.loaded = checkpoint.get("random_states", [])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rank = trainer.global_rank
+        if rank < len(self.loaded):
+            _set_states(self.loaded[rank], trainer.strategy.root_device)
+        elif rank:
+            torch.manual_seed(torch.initial_seed() + rank)
+        self.loaded = []
+
+
+def _states(device: torch.device) -> State:
+    """The states of this process's generators as plain data."""
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
+    states = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "torch": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def _set_states(states: State, device: torch.device) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,48 @@
+"""The means over the epoch that is going on, in checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from app.runs.distributed import of_every_process
+
+State = dict[str, Any]
+
+
+class RunningMeans(Callback):
+    """The figures of an epoch within which a run was resumed are those of the whole epoch.
+
+    Lightning would count the batches after the checkpoint only.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: list[State] = []
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
+        checkpoint["running_means"] = of_every_process(_sums(trainer))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
+        self.loaded = checkpoint.get("running_means", [])
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank < len(self.loaded):  # only now, after the first batch, does Lightning have these means
+            results = trainer.fit_loop.epoch_loop._results
+            for name, (total, weight) in self.loaded[trainer.global_rank].items():
+                device = results[name].value.device
+                results[name].value = results[name].value + total.to(device)
+                results[name].cumulated_batch_size = results[name].cumulated_batch_size + weight.to(device)
+        self.loaded = []
+
+
+def _sums(trainer: Trainer) -> State:
+    """Sum and weight of each mean over batches of this epoch, by Lightning's name; none where the epoch is over."""
+    if trainer.is_last_batch:
+        return {}
+    return {
+        name: (metric.value.cpu(), metric.cumulated_batch_size.cpu())
+        for name, metric in trainer.fit_loop.epoch_loop._results.items()
+        if metric.is_tensor and metric.meta.on_epoch and metric.meta.is_mean_reduction
+        if metric.meta.fx != "on_train_epoch_end"  # one figure of the epoch before
+    }

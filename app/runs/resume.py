@@ -1,0 +1,106 @@
+"""``fit --resume RUN_DIR``: go on with a run as if it had never been stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from app.errors import UserError
+from app.runs.checkpoint_files import flat, read_checkpoint
+from app.runs.configuration import CONFIG_FLAGS, given
+from app.runs.run_directory import RunDirectory
+
+LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
+# what does not change the numbers: places, and what is shown
+FREE = (
+    "data.init_args.root",
+    "data.init_args.prepared",
+    "data.init_args.cache",
+    "observe",
+    "probe_every",
+    "output",
+    "save_every",
+    "weights_only",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)
+
+
+def with_resumed_run(options: list[str]) -> list[str]:
+    """``options`` of ``fit`` with the configuration and the last checkpoint of the run that ``--resume`` names.
+
+    Raises:
+        UserError: if there is no such run, its checkpoint is missing or damaged, or options name another configuration
+            or run directory.
+    """
+    folder = given(options, "--resume")
+    if not folder:
+        if checkpoint := given(options, "--ckpt_path"):
+            raise UserError(
+                f"fit takes --ckpt_path ({checkpoint!r}) only with --resume RUN_DIR, to go on from another checkpoint "
+                "of that run than its last one"
+            )
+        return options
+    run = RunDirectory(Path(folder))
+    for flag in (*CONFIG_FLAGS, "--run_dir"):
+        if value := given(options, flag):
+            raise UserError(f"{flag} is {value!r}, but with --resume the run directory holds everything of the run")
+    if not run.config.is_file():
+        raise UserError(f"resume is {folder!r}, but there is no run in it ({run.config} is missing)")
+    checkpoint = given(options, "--ckpt_path") or str(run.last)
+    if Path(checkpoint).resolve().parent != run.checkpoints.resolve():
+        raise UserError(f"ckpt_path is {checkpoint!r}, which is no checkpoint of the run {folder}")
+    try:
+        read_checkpoint(Path(checkpoint))
+    except UserError as error:
+        raise UserError(f"{error}{_offer(run, Path(checkpoint))}") from error
+    return ["--config", str(run.config), *options, "--ckpt_path", checkpoint]
+
+
+def _offer(run: RunDirectory, damaged: Path) -> str:
+    """How to go on from a good checkpoint of the run, if it has one."""
+    for path in (run.last, run.previous, run.best):
+        try:
+            step = read_checkpoint(path)["global_step"] if path != damaged else None
+        except UserError:
+            continue
+        if step is not None:
+            return f"; {path} is good (step {step}): add --ckpt_path {path}"
+    return "; the run has no other checkpoint that is good"
+
+
+def check_unchanged(run: RunDirectory, asked: str) -> None:
+    """Refuse a configuration that contradicts the one that the run began with.
+
+    Args:
+        run: The run.
+        asked: The configuration that the command line makes of it, as YAML.
+
+    Raises:
+        UserError: with the first differences by name.
+    """
+    began: Mapping[str, Any] = flat(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+    now: Mapping[str, Any] = flat(yaml.safe_load(asked))
+    spanned = began.get("model.init_args.lr_schedule", "constant") != "constant"
+    free = FREE if spanned else (*FREE, *(f"trainer.{limit}" for limit in LIMITS))
+    # where nothing stood, a class with arguments may stand now; what only this version knows has its default
+    names = [*began, *(name for name in now if any(name.startswith(f"{old}.") for old in began))]
+    differences = [
+        f"{name} is {now.get(name)!r}, in the run {began.get(name)!r}"
+        for name in names
+        if now.get(name) != began.get(name) and not f"{name}.".startswith(tuple(f"{prefix}." for prefix in free))
+    ]
+    if differences:
+        accepted = (
+            f"the learning rate follows {began['model.init_args.lr_schedule']} over the whole run"
+            if spanned
+            else f"of what counts only the trainer's {', '.join(LIMITS)} may change"
+        )
+        raise UserError(f"the command line contradicts the run {run.path}: {'; '.join(differences[:3])} ({accepted})")

@@ -1,0 +1,1 @@
+"""What a cell does: recorded states, gradients through time, gains, FLOPs."""

@@ -1,0 +1,1 @@
+"""Recurrences that a drive can be put in front of."""

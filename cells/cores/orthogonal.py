@@ -1,0 +1,207 @@
+"""Recurrent networks with an orthogonal recurrent weight, over every drive.
+
+The map from skew-symmetric matrices to orthogonal ones, and its base, are geotorch's ``SO``, by the author of the
+method. It was taken rather than torch's own ``parametrizations.orthogonal`` because that stores H^2 numbers of which
+H(H-1)/2 act, cannot be started from a skew-symmetric matrix, projects by itself whenever the base is assigned, and
+comes only as a parametrisation, which gives the module a class of its own that cannot be pickled. ``SO`` is used as
+the plain module that it is.
+
+Shapes: B batch, H hidden_size (one gate block: G = H).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from math import pi
+from typing import Any, ClassVar, Literal
+
+import torch
+from geotorch import SO
+from torch import Tensor, nn
+
+from cells.cores.modrelu import ModReLUCore
+from cells.driven import AdamDriven, Flops, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
+from cells.drives import Drive
+from cells.engines.precision import no_autocast
+from cells.validation import one_of, positive_int
+
+
+class OrthogonalCore(ModReLUCore):
+    """h_t = modReLU(v_t + U h_{t-1}), U = B map(A), A skew-symmetric; no biases but the modReLU's.
+
+    Parameters beside those of modReLU cells: ``skew``, the H(H-1)/2 entries of A below its diagonal, in rows, whose
+    role for optimisers is ``orthogonal``. Buffer: the base B, here the identity (static trivialisation).
+
+    Args:
+        skew_init: A is made of 2 x 2 blocks [[0, s], [-s, 0]]: ``cayley`` draws s = -tan(u/2), u ~ U(0, pi/2) (Helfrich
+            et al. 2018), ``henaff`` draws s ~ U(-pi, pi) (Henaff et al. 2016).
+    """
+
+    trivialization: ClassVar[str]
+    roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}
+
+    @abstractmethod
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        drive: Drive,
+        skew_init: Literal["cayley", "henaff"] = "cayley",
+        **driven: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, drive=drive, **driven)
+        H = self.hidden_size
+        self.skew_init = one_of("skew_init", skew_init, ("cayley", "henaff"))
+        self.skew = nn.Parameter(torch.empty(H * (H - 1) // 2))
+        self.manifold = SO((H, H), triv=self.trivialization)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, at the identity as base."""
+        super().reset_parameters()
+        nn.init.eye_(self.manifold.base)
+        blocks = draw_angles(self.skew_init, self.skew.new_empty(self.hidden_size // 2))
+        rows = torch.arange(1, self.hidden_size, 2, device=self.skew.device)
+        self.skew.zero_()
+        self.skew[rows * (rows - 1) // 2 + rows - 1] = -blocks  # A[row, row - 1], the last entry of its row
+
+    def recurrent_weight(self) -> Tensor:
+        rows, columns = torch.tril_indices(self.hidden_size, self.hidden_size, -1, device=self.skew.device)
+        with no_autocast(self.skew):
+            A_HH = self.skew.new_zeros(self.hidden_size, self.hidden_size)
+            weight_HH: Tensor = self.manifold(A_HH.index_put((rows, columns), self.skew))
+        return weight_HH
+
+    def weight_flops(self) -> Flops:
+        product = 2 * self.hidden_size**3  # of the base with the map
+        return Flops(product, 2 * product if self.trivialization == "cayley" else product)
+
+
+def draw_angles(skew_init: str, angles: Tensor) -> Tensor:
+    """Fill ``angles`` with s = -tan(u/2), u ~ U(0, pi/2) (``cayley``), or with s ~ U(-pi, pi) (``henaff``)."""
+    if skew_init == "cayley":
+        return angles.uniform_(0, pi / 2).div_(2).tan_().neg_()
+    return angles.uniform_(-pi, pi)
+
+
+class DTRIVCore(OrthogonalCore):
+    """h_t = modReLU(v_t + U h_{t-1}), U = B exp(A), with the base B moved to U every few optimiser steps.
+
+    At the start B = exp(A) of the initial A, and A = 0. To rebase is to set B = U, A = 0: U stays what it is, and its
+    gradient is again that of the exponential map at 0. The optimiser's own averages are left as they are, although
+    they belong to the old base; the public code of expRNN does the same.
+
+    Steps must be told: ``follow_optimizer(model, optimizer)`` once, or ``after_optimizer_step()`` after each step. A
+    cell that is told nothing never rebases. The count is of optimiser steps, not of forward passes, so accumulated
+    gradients all belong to one base. The base and both counts are buffers, so a resumed run rebases where the
+    undisturbed one would.
+
+    Source: Lezcano-Casado, "Trivializations for Gradient-Based Optimization on Manifolds", NeurIPS 2019.
+
+    Args:
+        rebase_every: K, the number of optimiser steps after which the base is moved; None: never again after the start
+            ("infty" in the public code).
+        project_every: M, the number of rebases after which the base is projected on the orthogonal matrices, against
+            the rounding that adds up in it.
+    """
+
+    trivialization = "expm"
+    steps: Tensor
+    rebases: Tensor
+
+    @abstractmethod
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        drive: Drive,
+        rebase_every: int | None = 100,
+        project_every: int = 100,
+        **orthogonal: Any,
+    ) -> None:
+        self.rebase_every = None if rebase_every is None else positive_int("rebase_every", rebase_every)
+        self.project_every = positive_int("project_every", project_every)
+        super().__init__(input_size, hidden_size, drive=drive, **orthogonal)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._move_base()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=self.skew.device))
+        self.register_buffer("rebases", torch.zeros((), dtype=torch.int64, device=self.skew.device))
+
+    def after_optimizer_step(self) -> None:
+        """Count an optimiser step, and rebase if it is the one."""
+        self.steps += 1
+        if self.rebase_every is None or int(self.steps) % self.rebase_every:
+            return
+        self._move_base()
+        self.rebases += 1
+        if int(self.rebases) % self.project_every == 0:
+            left_HH, _, right_HH = torch.linalg.svd(self.manifold.base)
+            self.manifold.base.copy_(left_HH @ right_HH)
+
+    @torch.no_grad()
+    def _move_base(self) -> None:
+        self.manifold.base.copy_(self.recurrent_weight())
+        self.skew.zero_()
+
+
+class ExpRNN(IdentityDriven, OrthogonalCore):
+    """h_t = modReLU(W x_t + U h_{t-1}), U = exp(A).
+
+    Source: Lezcano-Casado and Martinez-Rubio, "Cheap Orthogonal Constraints in Neural Networks", ICML 2019.
+    """
+
+    trivialization = "expm"
+
+
+class CayleyRNN(IdentityDriven, OrthogonalCore):
+    """h_t = modReLU(W x_t + U h_{t-1}), U = (I + A/2) (I - A/2)^-1.
+
+    Source: Helfrich, Willmott and Ye, "Orthogonal Recurrent Neural Networks with Scaled Cayley Transform", ICML 2018,
+    without its scaling matrix; its A is half of this one.
+    """
+
+    trivialization = "cayley"
+
+
+class DTRIV(IdentityDriven, DTRIVCore):
+    """h_t = modReLU(W x_t + U h_{t-1}), U = B exp(A), B rebased.
+
+    Source: Lezcano-Casado, "Trivializations for Gradient-Based Optimization on Manifolds", NeurIPS 2019.
+    """
+
+
+class MomentumDTRIV(MomentumDriven, DTRIVCore):
+    """h_t = modReLU(v_t + U h_{t-1}), v_t = mu v_{t-1} + s W x_t, U = B exp(A), B rebased.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class SRDTRIV(SRDriven, DTRIVCore):
+    """h_t = modReLU(v_t + U h_{t-1}), v_t = (k-1)/(k+2) v_{t-1} + s W x_t, k = 1, .., F, 1, .., U = B exp(A).
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class RMSPropDTRIV(RMSPropDriven, DTRIVCore):
+    """h_t = modReLU(v_t + U h_{t-1}), v_t = s a_t / sqrt(m_t + delta), a_t = W x_t.
+
+    m_t = beta m_{t-1} + (1-beta) a_t^2.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """
+
+
+class AdamDTRIV(AdamDriven, DTRIVCore):
+    """h_t = modReLU(v_t + U h_{t-1}), v_t = p_t / sqrt(m_t + delta), p_t = mu p_{t-1} + s a_t, a_t = W x_t.
+
+    m_t = beta m_{t-1} + (1-beta) a_t^2.
+
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
+    """

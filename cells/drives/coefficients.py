@@ -1,0 +1,64 @@
+"""The numbers of a drive, fixed or learned within their bounds.
+
+Shapes: C channels.
+"""
+
+from __future__ import annotations
+
+from math import expm1, inf, log
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cells.validation import number_in, one_of
+
+Learn = Literal["none", "scalar", "unit"]
+
+
+class Coefficient(nn.Module):
+    """A positive number: fixed, or learned as high sig(raw) where it is bounded above, else as softplus(raw).
+
+    Called, it gives the number: a float where it is fixed, a tensor of one element (``scalar``) or of C (``unit``)
+    where it is learned.
+
+    Args:
+        name: What the number is called in error messages.
+        value: The number, or where learning starts.
+        high: Upper bound of a learned number, not reached.
+        learn: ``none``, ``scalar`` or ``unit``.
+        channels: C.
+
+    Raises:
+        ValueError: if a number to be learned does not start inside (0, high).
+    """
+
+    def __init__(self, name: str, value: float, *, high: float = inf, learn: Learn = "none", channels: int = 1) -> None:
+        super().__init__()
+        self.value = value
+        self.high = high
+        self.raw: nn.Parameter | None = None
+        if one_of("learn", learn, ("none", "scalar", "unit")) != "none":
+            number_in(f"(0, {high:.7g})", f"{name}, to be learned,", value)
+            start = log(value / (high - value)) if high < inf else value + log(-expm1(-value))
+            self.raw = nn.Parameter(torch.full((1 if learn == "scalar" else channels,), start))
+
+    def forward(self) -> float | Tensor:
+        if self.raw is None:
+            return self.value
+        raw_C = self.raw.to(torch.promote_types(self.raw.dtype, torch.float32))
+        return self.high * torch.sigmoid(raw_C) if self.high < inf else F.softplus(raw_C)
+
+    def over_time(self, like: Tensor) -> Tensor:
+        """The number as a tensor of three dimensions that broadcasts to (B, T, C), of ``like``'s dtype and device."""
+        number = self()
+        return number.view(1, 1, -1) if isinstance(number, Tensor) else like.new_full((1, 1, 1), number)
+
+    def extra_repr(self) -> str:
+        return f"{self.value}" if self.raw is None else f"{self.value}, learned in (0, {self.high:.7g})"
+
+
+def largest(number: float | Tensor) -> float:
+    """Return ``number``, or the largest entry of a tensor."""
+    return number.max().item() if isinstance(number, Tensor) else number

@@ -1,0 +1,78 @@
+"""Nesterov momentum with scheduled restart on the input.
+
+Shapes: B batch, T time, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cells.drives.base import Drive
+from cells.drives.coefficients import Coefficient, Learn
+from cells.drives.scan import linear_scan
+from cells.validation import number_in, positive_int
+
+
+class RestartState(NamedTuple):
+    """v of shape (B, C) and k, the count of the last step, of shape (B,); k is 0 before the first step."""
+
+    v: Tensor
+    k: Tensor
+
+
+class ScheduledRestart(Drive):
+    """v_t = (k-1)/(k+2) v_{t-1} + step_size a_t with k = 1, 2, .., restart_period, 1, 2, ..: Nesterov's schedule.
+
+    Every row counts by itself, so that a row whose state is reset starts at k = 1.
+
+    Args:
+        step_size: s, above 0.
+        restart_period: F, the number of steps after which k returns to 1 (and v is forgotten); at least 1.
+        learn: Whether step_size is learned, one number for all channels (``scalar``) or one for each (``unit``).
+        channels: C, needed for ``unit``.
+
+    Raises:
+        ValueError: if a value lies outside its interval.
+    """
+
+    def __init__(self, step_size: float, restart_period: int, *, learn: Learn = "none", channels: int = 1) -> None:
+        super().__init__()
+        self.linear = learn != "unit"
+        number_in("(0, inf)", "step_size", step_size)
+        self.step_size = Coefficient("step_size", step_size, learn=learn, channels=channels)
+        self.restart_period = positive_int("restart_period", restart_period)
+
+    def initial_state(self, zeros_BC: Tensor) -> RestartState:
+        return RestartState(zeros_BC, zeros_BC.new_zeros(zeros_BC.shape[0], dtype=torch.int64))
+
+    def step(self, a_BC: Tensor, state: RestartState) -> tuple[Tensor, RestartState]:
+        k_B, c_B1 = restart_schedule(state.k[:, None], self.restart_period, a_BC)
+        v_BC = c_B1 * state.v + self.step_size() * a_BC
+        return v_BC, RestartState(v_BC, k_B[:, 0])
+
+    def forward(self, a_BTC: Tensor, state: RestartState) -> tuple[Tensor, RestartState]:
+        steps_T = torch.arange(a_BTC.shape[1], device=a_BTC.device)
+        k_BT, c_BT = restart_schedule(state.k[:, None] + steps_T, self.restart_period, a_BTC)
+        v_BTC = linear_scan(c_BT[:, :, None], self.step_size() * a_BTC, state.v)
+        return v_BTC, RestartState(v_BTC[:, -1], k_BT[:, -1])
+
+    def settled(self, a_C: Tensor) -> Tensor:
+        a_1TC = a_C.expand(1, self.restart_period, -1)
+        v_1TC, _ = self.forward(a_1TC, self.initial_state(torch.zeros_like(a_1TC[:, 0])))
+        return v_1TC[0].mean(0)
+
+    def growth(self) -> float:
+        return (self.restart_period - 1) / (self.restart_period + 2)
+
+    def extra_repr(self) -> str:
+        return f"restart_period={self.restart_period}"
+
+
+def restart_schedule(steps: Tensor, restart_period: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The count k after ``steps`` steps, and its coefficient (k-1)/(k+2) in the dtype of ``like``."""
+    k = steps % restart_period + 1
+    k_real = k.to(like.dtype)
+    return k, (k_real - 1) / (k_real + 2)

@@ -1,0 +1,1 @@
+"""Engines: the ways to compute a sequence, each with the numbers of the reference."""

@@ -1,0 +1,1 @@
+"""Problems generated from random numbers."""

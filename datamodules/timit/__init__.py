@@ -1,0 +1,1 @@
+"""Speech: the TIMIT corpus as frames of log-power spectra."""

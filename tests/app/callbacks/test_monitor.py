@@ -1,0 +1,241 @@
+"""What TensorBoard shows beside loss and accuracy."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from helpers.paths import QUICKSTART
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from app.callbacks.monitor import SHOWINGS, Observe
+from app.commands.main import main
+from app.plots.figures import COLUMNS, RIGHT, WRONG, as_array, confusion_picture, examples_picture
+from app.plots.tensorboard import Board
+from app.tasks import SequenceClassifier
+from cells import DTRIV, RNN
+from datamodules import MNIST, Digits
+
+THROUGHPUT = ("sequences_per_second", "seconds_per_step", "share_waiting_for_data", "peak_memory_MiB")
+
+
+def events(folder: Path) -> EventAccumulator:
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return found
+
+
+def test_confusion_picture_is_the_darker_the_larger_the_share():
+    counts = torch.tensor([[8, 0, 0], [5, 5, 0], [0, 0, 0]])
+    ((axes,),) = (confusion_picture(counts).axes,)
+    assert axes.images[0].get_array().tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]
+    written = {(text.get_position()[::-1], text.get_text(), text.get_color()) for text in axes.texts}
+    assert written == {((0, 0), "8", "white"), ((1, 0), "5", "black"), ((1, 1), "5", "black")}
+    light, dark = (axes.images[0].cmap(share)[0] for share in (0.0, 1.0))
+    assert light > dark
+
+
+def test_examples_picture_marks_what_was_taken_for_another():
+    images = torch.zeros(COLUMNS + 1, 4, 4)
+    images[0] = 1
+    figure = examples_picture(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
+    (axes,) = figure.axes
+    shown = np.stack([image.get_array() for image in axes.images])
+    assert (shown == images.numpy()).all()
+    assert [text.get_text() for text in axes.texts] == ["3"] * COLUMNS + ["3 read as 5"]
+    assert [text.get_color() for text in axes.texts] == [RIGHT] * COLUMNS + [WRONG]
+    lefts, _, bottoms, _ = zip(*(image.get_extent() for image in axes.images), strict=True)
+    assert list(lefts[:COLUMNS]) == sorted(set(lefts))
+    assert lefts[COLUMNS] == lefts[0]
+    assert bottoms[COLUMNS] == 2 * bottoms[0]
+
+
+def test_pixels_of_a_figure():
+    before = dict(matplotlib.rcParams)
+    pixels = as_array(confusion_picture(torch.tensor([[1, 0], [0, 1]])))
+    assert before == dict(matplotlib.rcParams)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (172, 172, 3)
+    assert (pixels[0] == 255).all()
+    assert pixels.min() < 100
+
+
+@pytest.mark.parametrize("options", [{}, {"permutation": 92916}, {"layout": "rows", "downsample": 2}])
+def test_images_are_what_the_file_holds_in_any_order(options, small_mnist):
+    data, plain = MNIST(**options), MNIST(downsample=options.get("downsample", 1))
+    data.setup()
+    plain.setup()
+    expected = plain.test.tensors["inputs"][:3].flatten(1)
+    assert torch.equal(data.images(data.test.tensors["inputs"][:3]).flatten(1), expected)
+
+
+class Watch(Callback):
+    """The gradients that Observe saw, and the predictions of the last validation."""
+
+    def __init__(self):
+        self.norms, self.right = [], 0
+
+    def on_before_optimizer_step(self, trainer, task, optimizer):
+        self.norms.append({name: p.grad.norm().item() for name, p in task.named_parameters()})
+
+    def on_validation_epoch_start(self, *_):
+        self.right = 0
+
+    def on_validation_batch_end(self, trainer, task, outputs, batch, *_):
+        self.right += int((outputs.argmax(-1) == batch["targets"]).sum())
+
+
+def train(*callbacks: Callback, epochs: int) -> SequenceClassifier:
+    """A task after a training that wrote its events to the folder ``events``."""
+    task = SequenceClassifier(partial(DTRIV, rebase_every=1), input_size=1, num_classes=10, hidden_size=6)
+    trainer = Trainer(
+        logger=TensorBoardLogger(".", name="", version="events"),
+        callbacks=list(callbacks),
+        max_epochs=epochs,
+        limit_train_batches=3,
+        log_every_n_steps=1,
+        gradient_clip_val=1e-3,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, Digits())
+    return task
+
+
+@pytest.fixture
+def observed():
+    watch = Watch()
+    task = train(Observe(), watch, epochs=2)
+    return watch, task, events(Path("events"))
+
+
+def test_gradient_norms_are_those_before_clipping(observed):
+    watch, _, found = observed
+    squares = [{name: norm**2 for name, norm in step.items()} for step in watch.norms]
+    expected = {
+        "orthogonal": [step["cell.skew"] for step in squares],
+        "cell": [step["cell.weight_ih"] + step["cell.modrelu_bias"] for step in squares],
+        "head": [step["head.weight"] + step["head.bias"] for step in squares],
+        "all": [sum(step.values()) for step in squares],
+    }
+    for part, values in expected.items():
+        logged = [event.value for event in found.Scalars(f"gradient_norm/{part}")]
+        assert logged == pytest.approx([value**0.5 for value in values], rel=1e-5)
+    assert min(expected["all"]) > 1e-6
+
+
+def test_throughput_confusion_and_examples(observed):
+    watch, task, found = observed
+    rates = [event.value for event in found.Scalars("throughput/sequences_per_second")]
+    assert len(rates) == 2
+    assert min(rates) > 0
+    assert task.counts_CC.sum() == 180
+    assert task.counts_CC.trace() == watch.right
+    assert [image.step for image in found.Images("confusion")] == [3, 6]
+    assert len(found.Images("examples")) == 2
+
+
+def test_time_and_memory(monkeypatch):
+    """Data that take 0.05 s a batch, steps that take 0.1 s, a validation of 0.2 s in the middle of the epoch."""
+    now = [0.0]
+    monkeypatch.setattr("app.callbacks.monitor.time.monotonic", lambda: now[0])
+
+    class Slow(Digits):
+        def train_dataloader(self):
+            def batches():
+                for batch in list(super(Slow, self).train_dataloader())[:4]:
+                    now[0] += 0.05
+                    yield batch
+
+            return list_like(batches, 4)
+
+    class Busy(Callback):
+        def on_before_optimizer_step(self, *_):
+            now[0] += 0.1
+
+        def on_validation_start(self, *_):
+            now[0] += 0.2
+
+    task = SequenceClassifier(RNN, input_size=1, num_classes=10, hidden_size=3)
+    logger = TensorBoardLogger(".", name="", version="events")
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        logger=logger, callbacks=[Busy(), Observe()], max_epochs=1, val_check_interval=2, limit_val_batches=1, **quiet
+    )
+    trainer.fit(task, Slow())
+    found = events(Path("events"))
+    value = {name: found.Scalars(f"throughput/{name}")[0].value for name in THROUGHPUT}
+    assert value["seconds_per_step"] == pytest.approx(0.15, rel=0.2)  # the loader reads one batch ahead
+    assert value["share_waiting_for_data"] == pytest.approx(1 / 3, rel=0.2)
+    assert value["sequences_per_second"] == pytest.approx(64 / 0.15, rel=0.2)
+    assert value["peak_memory_MiB"] * 2**20 > 1e8
+
+
+def list_like(batches, length):
+    """A loader made of a generator."""
+
+    class Loader:
+        def __iter__(self):
+            return batches()
+
+        def __len__(self):
+            return length
+
+    return Loader()
+
+
+def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(monkeypatch):
+    shown = []
+    monkeypatch.setattr(SequenceClassifier, "observe_batch", lambda *_: None)
+    monkeypatch.setattr(SequenceClassifier, "observe_epoch", lambda task, board: shown.append(board.step // 3))
+    train(Observe(), epochs=2 * SHOWINGS - 1)
+    assert shown == [*range(2, 2 * SHOWINGS - 1, 2), 2 * SHOWINGS - 1]
+
+
+def test_what_a_task_shows_stands_at_the_step_of_the_run():
+    samples = torch.linspace(-1, 1, 100)
+
+    class Show(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            board = Board(trainer)
+            board.scalar("number", 2.5)
+            board.image("picture", np.zeros((4, 6, 3), np.uint8))
+            board.audio("sound", samples, 8000)
+            board.text("words", "some **words**")
+
+    train(Show(), epochs=1)
+    found = events(Path("events"))
+    assert [(event.step, event.value) for event in found.Scalars("number")] == [(1, 2.5), (2, 2.5), (3, 2.5)]
+    assert [(image.step, image.width, image.height) for image in found.Images("picture")][-1] == (3, 6, 4)
+    assert [(sound.step, sound.sample_rate, sound.length_frames) for sound in found.Audio("sound")][-1] == (
+        3,
+        8000,
+        100,
+    )
+    assert found.Tensors("words/text_summary")[-1].tensor_proto.string_val[0] == b"some **words**"
+
+
+def test_without_tensorboard_nothing_is_shown():
+    board = Board(Trainer(logger=False, barebones=True))
+    assert not board.there
+    board.figure("picture", confusion_picture(torch.eye(2)))
+    board.scalar("number", 1.0)
+
+
+@pytest.mark.parametrize("observe", ["true", "false"])
+def test_one_argument_switches_it_off(observe):
+    options = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--model.hidden_size", "4"]
+    assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run", "--observe", observe]) == 0
+    tags = events(Path("run/tensorboard")).Tags()
+    pictures = {"confusion", "examples", "gradient_through_time/cell", "gradient_through_time/cell_latest"}
+    assert set(tags["images"]) == (pictures if observe == "true" else set())
+    assert ("dynamics/half_life/h" in tags["scalars"]) == (observe == "true")
+    assert Path("run/gradients.npz").exists() == (observe == "true")
+    assert ("throughput/sequences_per_second" in tags["scalars"]) == (observe == "true")

@@ -1,0 +1,321 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.paths import QUICKSTART, ROOT
+
+from app.commands.main import main
+from app.tasks import SequenceClassifier
+
+SMALL = ["--model.hidden_size", "8", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+OWN_CELL = '''
+import torch
+from torch import nn
+from cells import Cell
+
+
+class Leaky(Cell):
+    """h_t = leak h_{t-1} + (1 - leak) tanh(W x_t)."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, leak: float = 0.5) -> None:
+        super().__init__(input_size, hidden_size)
+        self.leak = leak
+        self.weight = nn.Linear(input_size, hidden_size)
+
+    def initial_state(self, batch_size):
+        return self.weight.weight.new_zeros(batch_size, self.hidden_size)
+
+    def step(self, x_BI, state):
+        h_BH = self.leak * state + (1 - self.leak) * torch.tanh(self.weight(x_BI))
+        return h_BH, h_BH
+'''
+
+
+def fit(*options: str) -> int:
+    return main(["fit", "--config", QUICKSTART, *SMALL, "--run_dir", "run", *options])
+
+
+def results(run: Path = Path("run")) -> dict:
+    return json.loads((run / "results.json").read_text())
+
+
+def test_everything_of_a_run_lies_in_its_directory(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "gradients.npz",
+        "results.json",
+        "tensorboard",
+    }
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert any(path.name.startswith("events") for path in (trained / "tensorboard").iterdir())
+    found = results(trained)
+    assert set(found["validation"]) == set(found["test"]) == {"accuracy", "loss"}
+    assert found["seed"] == 0
+    assert found["epochs"] == 2
+    assert found["best_epoch"] in (0, 1)
+    assert found["parameters"] == 4 * 16 * (1 + 16 + 2) + 16 * 10 + 10
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_default_run_directory_carries_the_name_of_the_configuration():
+    assert main(["fit", "--config", QUICKSTART, *SMALL]) == 0
+    (run,) = Path("runs/quickstart").iterdir()
+    assert (run / "results.json").is_file()
+
+
+def test_a_run_can_be_run_again_from_its_configuration(trained):
+    options = ["--trainer.enable_progress_bar", "false", "--run_dir", "again"]
+    assert main(["fit", "--config", str(trained / "config.yaml"), *options]) == 0
+    assert results(Path("again"))["test"] == results(trained)["test"]
+
+
+def test_best_checkpoint_is_the_best_validation_epoch(trained):
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    monitor = next(state for name, state in checkpoint["callbacks"].items() if "validation/loss" in name)
+    assert checkpoint["epoch"] == results(trained)["best_epoch"]
+    assert monitor["best_model_score"].item() == pytest.approx(results(trained)["validation"]["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "class_path", "init_args"),
+    [
+        (["--model.cell", "GRU"], "cells.GRU", {"bias": True}),
+        (["--model.cell", "MomentumGRU", "--model.cell.momentum", "0.9"], "cells.MomentumGRU", {"momentum": 0.9}),
+        (["--model.cell.init", "published"], "cells.MomentumLSTM", {"momentum": 0.3, "init": "published"}),
+        (["--model.cell", "cells.cores.lstm.LSTM"], "cells.LSTM", {"forget_bias": None}),
+    ],
+)
+def test_any_registered_cell_in_one_argument(options, class_path, init_args):
+    assert fit(*options) == 0
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())["model"]["init_args"]["cell"]
+    assert saved["class_path"] == class_path
+    assert init_args.items() <= saved["init_args"].items()
+
+
+def test_arguments_that_a_new_cell_does_not_take_are_reported(capsys):
+    assert fit("--model.cell", "GRU") == 0
+    assert "left out: momentum, step_size of the configuration file: not an argument of GRU" in capsys.readouterr().out
+
+
+def test_a_cell_of_the_user_by_its_dotted_path():
+    Path("my_cells.py").write_text(OWN_CELL)
+    command = [sys.executable, "-m", "app", "fit", "--config", QUICKSTART, *SMALL, "--run_dir", "run"]
+    options = ["--model.cell", "my_cells.Leaky", "--model.cell.leak", "0.9"]
+    subprocess.run([*command, *options], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert results()["cell"] == {"class_path": "my_cells.Leaky", "init_args": {"leak": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.cell.momentum", "1.5"], "momentum is 1.5; a number in [0, 1) is expected"),
+        (["--model.cell.momentum", "-1"], "momentum is -1.0; a number in [0, 1) is expected"),
+        (["--model.cell.momentum", "abc"], "--model.cell.momentum is 'abc'; a number is expected"),
+        (["--model.cell.engine", "warp"], "--model.cell.engine is 'warp'; one of 'auto', 'reference'"),
+        (["--model.cell", "MomentumLSTN"], "there is no cell 'MomentumLSTN'; known cells, closest first: MomentumLSTM"),
+        (["--model.cell", "nowhere.Cell"], "'nowhere.Cell' cannot be imported: No module named 'nowhere'"),
+        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is no cell"),
+        (["--model.cell.momentun", "0.5"], "MomentumLSTM has no argument 'momentun'; it has, closest first: momentum"),
+        (["--model.hiden_size", "8"], "has no argument 'hiden_size'; it has, closest first: hidden_size"),
+        (["--model.hidden_size", "wide"], "--model.hidden_size is 'wide'; an integer is expected"),
+        (["--model.hidden_size", "0"], "hidden_size is 0; an integer of at least 1 is expected"),
+        (
+            ["--model.lr_schedule", "linear"],
+            "--model.lr_schedule is 'linear'; one of 'constant', 'one_cycle', 'cosine'",
+        ),
+        (
+            ["--model.optimizer", "Adamm"],
+            "--model.optimizer is 'Adamm', which is not known; known, closest first: Adam",
+        ),
+        (["--data", "Digit"], "--data is 'Digit', which is not known; known, closest first: Digits"),
+        (["--data.batch_size", "0"], "batch_size is 0; an integer of at least 1 is expected"),
+        (["--trainer.max_epoch", "3"], "Trainer has no argument 'max_epoch'; it has, closest first: max_epochs"),
+        (["--trainer.max_epochs", "few"], "--trainer.max_epochs is 'few'; an integer"),
+        (["--nonsense", "3"], "--nonsense is not known"),
+        (["--config", "absent.yaml"], "config is 'absent.yaml', but there is no such file"),
+        (["--config", "broken.yaml"], "config is 'broken.yaml', which is no readable YAML"),
+        (["--config", "binary.yaml"], "config is 'binary.yaml', which is no readable YAML"),
+        (["--config", "mistyped.yaml"], "--modle is not known"),
+        (["--config", "mistyped-empty.yaml"], "--modle is not known"),
+        (["--ckpt_path", "absent.ckpt"], "fit takes --ckpt_path ('absent.ckpt') only with --resume RUN_DIR"),
+    ],
+)
+def test_a_mistake_gives_one_sentence_and_status_2(options, sentence, capsys):
+    Path("broken.yaml").write_text("model: [1, 2\n")
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+    Path("mistyped.yaml").write_text("modle: 3\n")
+    Path("mistyped-empty.yaml").write_text("modle: {}\n")
+    assert fit(*options) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    said = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert not Path("run/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fot"], "'fot' is no command; fit, validate, test"),
+        (["fit"], "--data and --model must be given"),
+        (["test"], "test needs --ckpt_path FILE"),
+        (["test", "--ckpt_path", "absent.ckpt"], "there is no such file"),
+        (["cells", "LSTN"], "there is no cell 'LSTN'; known cells, closest first: LSTM"),
+        (["cells", "--hidden_size", "0"], "hidden_size is 0"),
+    ],
+)
+def test_a_mistake_in_a_command(arguments, sentence, capsys):
+    assert main(arguments) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_traceback_on_demand(capsys):
+    assert fit("--model.cell.momentum", "1.5", "--traceback") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_second_run_does_not_mix_with_the_first(trained, capsys):
+    assert fit("--run_dir", str(trained)) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_measuring_a_checkpoint_gives_the_figures_of_the_run(command, trained, capsys):
+    assert main([command, "--ckpt_path", str(trained / "checkpoints/best.ckpt")]) == 0
+    part = {"validate": "validation", "test": "test"}[command]
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(part))
+    loss, accuracy = map(float, row.split()[1:])
+    expected = results(trained)[part]
+    assert loss == pytest.approx(expected["loss"], abs=1e-4)
+    assert accuracy == pytest.approx(expected["accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--model.cell", "GRU"],
+            "cell.class_path is 'cells.GRU', in the checkpoint 'cells.MomentumLSTM'",
+        ),
+        (["--model.cell.momentum", "0.1"], "cell.init_args.momentum is 0.1, in the checkpoint 0.3"),
+        (["--model.hidden_size", "17"], "hidden_size is 17, in the checkpoint 16"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_the_command_line_is_refused(options, sentence, trained, capsys):
+    assert main(["test", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
+def test_a_damaged_checkpoint_is_refused(damage, trained, capsys):
+    path = Path("damaged.ckpt")
+    if damage == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        whole = (trained / "checkpoints/best.ckpt").read_bytes()
+        path.write_bytes(whole[: len(whole) // 2 if damage == "truncated" else 0])
+    assert main(["test", "--config", QUICKSTART, "--ckpt_path", str(path)]) == 2
+    assert "damaged.ckpt" in capsys.readouterr().err
+
+
+def test_predictions_are_those_of_the_model(trained):
+    checkpoint = str(trained / "checkpoints/best.ckpt")
+    assert main(["predict", "--ckpt_path", checkpoint, "--output", "predictions.csv"]) == 0
+    with Path("predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 360
+    right = sum(row["target"] == row["prediction"] for row in rows)
+    assert right / 360 == pytest.approx(results(trained)["test"]["accuracy"], abs=1e-5)
+    for row in rows[:20]:
+        probabilities = [float(row[f"probability_{label}"]) for label in range(10)]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert max(range(10), key=probabilities.__getitem__) == int(row["prediction"])
+
+
+def test_predictions_as_parquet(trained):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    checkpoint = str(trained / "checkpoints/best.ckpt")
+    assert main(["predict", "--ckpt_path", checkpoint, "--output", "predictions.parquet"]) == 0
+    table = parquet.read_table("predictions.parquet")
+    assert table.num_rows == 360
+    assert table.column_names[:3] == ["index", "target", "prediction"]
+
+
+def test_predict_refuses_another_format_before_it_works(trained, capsys):
+    assert main(["predict", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", "table.xls"]) == 2
+    assert "output is 'table.xls'; a file that ends in .csv or .parquet is expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+def test_the_exported_program_computes_the_model(ending, trained):
+    if ending == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    checkpoint = str(trained / "checkpoints/best.ckpt")
+    assert main(["export", "--ckpt_path", checkpoint, "--output", f"model.{ending}"]) == 0
+    model = SequenceClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    inputs = torch.rand(5, 64, 1)
+    if ending == "onnx":
+        session = onnxruntime.InferenceSession("model.onnx")
+        found = torch.as_tensor(session.run(None, {"inputs": inputs.numpy()})[0])
+    else:
+        found = torch.export.load("model.pt2").module()(inputs)
+    torch.testing.assert_close(found, model(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_export_refuses_another_format(trained, capsys):
+    assert main(["export", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", "model.h5"]) == 2
+    assert "a file that ends in .pt2 (torch.export) or .onnx is expected" in capsys.readouterr().err
+    assert not Path("model.h5").exists()
+
+
+def test_cells_lists_every_cell_with_its_equation_and_count(capsys):
+    assert main(["cells", "--input_size", "3", "--hidden_size", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("MomentumLSTM "))
+    assert "built in" in row
+    assert str(4 * 5 * (3 + 5 + 2)) in row
+    assert "v_t = mu v_{t-1} + s a_t" in row
+    assert next(line for line in lines if line.startswith("UnitaryRNN ")).split()[3] == "-"
+    assert "- UnitaryRNN: hidden_size is 5; an even number is expected" in "\n".join(lines)
+
+
+def test_cells_explains_one(capsys):
+    assert main(["cells", "MomentumGRU"]) == 0
+    out = capsys.readouterr().out
+    for argument in ("momentum", "step_size", "bias", "init", "engine"):
+        assert f"--model.cell.{argument} " in out
+
+
+def test_who_reads_only_the_beginning_is_not_shown_a_traceback():
+    command = f"{sys.executable} -m app cells | head -n 1"
+    run = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stderr == ""
+    assert run.stdout.startswith("cell")
+    assert run.returncode in (0, 141)  # 0 where all of it went into the pipe before that was closed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_quickstart_reaches_its_accuracy(seed):
+    options = ["--seed_everything", str(seed), "--run_dir", "run", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", "--config", QUICKSTART, *options]) == 0
+    assert results()["test"]["accuracy"] >= 0.93

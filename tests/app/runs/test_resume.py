@@ -1,0 +1,391 @@
+"""A run that was stopped goes on as the undisturbed one; what cannot be gone on with is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers.paths import QUICKSTART, ROOT
+from helpers.records import losses
+
+from app.commands.main import main
+from app.errors import UserError
+from app.runs.checkpoint_files import read_checkpoint
+from app.runs.run_directory import RunDirectory
+
+SHORT = ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", "helpers.records.Record"]
+DIGITS = ["--config", QUICKSTART, "--model.hidden_size", "8", "--data.batch_size", "300", "--trainer.max_epochs", "3"]
+DTRIV = ["--model.cell", "MomentumDTRIV", "--model.cell.rebase_every", "3"]
+FRAMES = [
+    "--config",
+    str(ROOT / "configs/timit/sample.yaml"),
+    "--data.split",
+    "official",
+    "--data.prepared",
+    "FEATURES",
+]
+LANGUAGE = ["--config", str(ROOT / "configs/ptb/small.yaml"), "--data.root", "CORPUS", "--model.embedding_size", "8"]
+LANGUAGE += ["--model.hidden_sizes", "[8]", "--model.adaptive_cutoffs", "[4, 8]", "--model.weight_dropout", "0.3"]
+CASES = {
+    "classification": DIGITS,
+    "frames": [*FRAMES, "--model.hidden_size", "6", "--data.batch_size", "3", "--trainer.max_epochs", "3"],
+    "language": [*LANGUAGE, "--data.batch_size", "4", "--trainer.max_epochs", "3"],
+    "dtriv": [*DIGITS, *DTRIV, "--model.orthogonal_optimizer", "RMSprop", "--model.orthogonal_optimizer.lr", "1e-3"],
+}
+FAST = "classification"
+TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+
+
+@pytest.fixture
+def places(small_timit, trained_language_model) -> dict[str, str]:
+    """What stands in CASES for the folders of small data."""
+    return {"FEATURES": str(small_timit / "features"), "CORPUS": str(trained_language_model.parent / "data")}
+
+
+def options_of(case: str, places: dict[str, str]) -> list[str]:
+    return [places.get(option, option) for option in CASES[case]]
+
+
+def fit_apart(*options: str, record: str = "losses", signal_at: str = "0,-1,-1") -> int:
+    """The exit status of ``fit`` in a process of its own, which may die."""
+
+    def work() -> None:
+        os.environ |= {"RECORD": record, "SIGNAL_AT": signal_at}
+        sys.exit(main(["fit", *options]))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def start(*options: str, record: str = "losses", signal_at: str = "0,-1,-1") -> subprocess.Popen:
+    """``python -m app fit`` as a process, or two with TWO."""
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RECORD": record, "SIGNAL_AT": signal_at}
+    command = [sys.executable, "-m", "app", "fit", *options]
+    return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen, within: float = 600) -> tuple[int, str]:
+    """Exit status and standard error of a process that ends within so many seconds."""
+    try:
+        return process.wait(within), process.stderr.read()
+    finally:
+        process.kill()
+
+
+def assert_equal_runs(first: str, second: str) -> None:
+    """Equal weights, optimisers, schedules, positions and results."""
+    left, right = (read_checkpoint(Path(run, "checkpoints/last.ckpt")) for run in (first, second))
+    for state in (left, right):
+        state.pop("callbacks")  # paths and seconds
+        del state["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]  # which nothing reads between epochs
+    assert_equal(left, right)
+    results = [json.loads(Path(run, "results.json").read_text()) for run in (first, second)]
+    for found in results:
+        del found["seconds"]
+    assert results[0] == results[1]
+
+
+def assert_equal(left, right, where: str = "") -> None:
+    assert type(left) is type(right), where
+    if isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for name in left:
+            assert_equal(left[name], right[name], f"{where}.{name}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), where
+        for number, pair in enumerate(zip(left, right, strict=True)):
+            assert_equal(*pair, f"{where}.{number}")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    else:
+        assert left == right, where
+
+
+def curve(run: str, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(run, "tensorboard")))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+@pytest.mark.parametrize(
+    "case", [FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != FAST)]
+)
+def test_a_killed_run_goes_on_bit_for_bit(case, places):
+    """Killed within an epoch, twice; the second time before the next checkpoint."""
+    assert fit_apart(*options_of(case, places), *SHORT, "--run_dir", "whole", record="whole-losses") == 0
+    steps = len(losses("whole-losses"))
+    killed_at = random.Random(case).randrange(steps // 3 + 1, steps)
+    options = [*options_of(case, places), *SHORT, "--run_dir", "run", "--save_every", "2"]
+    assert fit_apart(*options, signal_at=f"{signal.SIGKILL},{killed_at},0") == -signal.SIGKILL
+    assert fit_apart("--resume", "run", signal_at=f"{signal.SIGKILL},{killed_at},0") == -signal.SIGKILL
+    assert fit_apart("--resume", "run") == 0
+    assert losses("losses") == losses("whole-losses")
+    assert_equal_runs("whole", "run")
+    for name in ("train/loss", "validation/loss"):
+        assert curve("run", name) == curve("whole", name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_killed_at_any_time_goes_on_bit_for_bit(case, places):
+    """Killed again and again, within half a second after it has taken a step, whatever it is doing."""
+    assert ended(start(*options_of(case, places), *SHORT, "--run_dir", "whole", record="whole-losses"))[0] == 0
+    options, times, log = [*options_of(case, places), *SHORT, "--run_dir", "run"], random.Random(case), Path("losses-0")
+    for _ in range(6):
+        size = log.stat().st_size if log.exists() else 0
+        process = start(*options, "--save_every", "1")
+        while process.poll() is None and not (log.exists() and log.stat().st_size > size):
+            time.sleep(0.01)
+        time.sleep(times.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        if Path("run/checkpoints/last.ckpt").exists():
+            options = ["--resume", "run"]
+    assert ended(start(*options))[0] == 0
+    assert losses("losses") == losses("whole-losses")
+    assert_equal_runs("whole", "run")
+    assert {path.name for path in Path("run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_that_are_killed_go_on_bit_for_bit(case, places):
+    options = [*options_of(case, places), *SHORT, *TWO]
+    assert ended(start(*options, "--run_dir", "whole", record="whole-losses"))[0] == 0
+    killed = f"{signal.SIGKILL},{len(losses('whole-losses')) - 2},1"  # the last step but one, of the second process
+    status, said = ended(start(*options, "--run_dir", "run", "--save_every", "2", signal_at=killed))
+    assert status != 0
+    assert "--resume run" in said
+    assert ended(start("--resume", "run"))[0] == 0
+    for rank in (0, 1):
+        assert losses("losses", rank) == losses("whole-losses", rank)
+    assert_equal_runs("whole", "run")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
+def test_a_signal_stops_after_a_checkpoint(number, capfd):
+    options = [*DIGITS, *SHORT]
+    assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
+    assert fit_apart(*options, "--run_dir", "run", signal_at=f"{number},7,0") == 128 + number
+    said = capfd.readouterr().out
+    assert f"stopped by {number.name} after step 8; go on with:  python -m app fit --resume run" in said
+    assert read_checkpoint(Path("run/checkpoints/last.ckpt"))["global_step"] == 8
+    assert fit_apart("--resume", "run") == 0
+    assert losses("losses") == losses("whole-losses")
+    assert_equal_runs("whole", "run")
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_its_end():
+    assert fit_apart(*DIGITS, *SHORT, "--run_dir", "run", signal_at=f"{signal.SIGTERM},4,0") == 128 + signal.SIGTERM
+    assert read_checkpoint(Path("run/checkpoints/last.ckpt"))["Digits"]["epoch"] == 1
+    assert curve("run", "validation/loss")
+
+
+@pytest.fixture
+def stopped(trained) -> Path:
+    """A copy of a whole run, as if it had been stopped after its last epoch."""
+    shutil.copytree(trained, "stopped")
+    return Path("stopped")
+
+
+def test_the_limits_may_change_and_the_directory_may_move(stopped):
+    best = stopped / "checkpoints/best.ckpt"
+    shutil.copytree(stopped, "other")
+    config = yaml.safe_load((stopped / "config.yaml").read_text())
+    config["model"]["init_args"]["lr_schedule"] = "constant"
+    (stopped / "config.yaml").write_text(yaml.safe_dump(config))
+    score = json.loads((stopped / "results.json").read_text())["validation"]["loss"]
+    checkpoint = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
+    assert main(["fit", "--resume", "stopped", "--trainer.max_epochs", "2"]) == 0
+    assert json.loads((stopped / "results.json").read_text())["validation"]["loss"] == pytest.approx(score)
+    state = next(state for name, state in checkpoint["callbacks"].items() if "BestCheckpoint" in name)
+    assert state["dirpath"] != str(best.parent.resolve())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model.hidden_size", "17"], "model.init_args.hidden_size is 17, in the run 16"),
+        (["--model.optimizer.lr", "0.5"], "model.init_args.optimizer.init_args.lr is 0.5, in the run 0.02"),
+        (["--model.cell", "GRU"], "model.init_args.cell.class_path is 'cells.GRU', in the run 'cells.MomentumLSTM'"),
+        (["--model.orthogonal_optimizer", "SGD", "--model.orthogonal_optimizer.lr", "1"], "orthogonal_optimizer"),
+        (["--data.batch_size", "7"], "data.init_args.batch_size is 7, in the run 64"),
+        (["--seed_everything", "5"], "seed_everything is 5, in the run 0"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision is 'bf16-mixed', in the run None"),
+        (["--trainer.max_epochs", "9"], "trainer.max_epochs is 9, in the run 2 (the learning rate follows one_cycle"),
+        (["--config", QUICKSTART], "but with --resume the run directory holds everything of the run"),
+        (["--run_dir", "elsewhere"], "but with --resume the run directory holds everything of the run"),
+        (["--ckpt_path", "elsewhere.ckpt"], "ckpt_path is 'elsewhere.ckpt', which is no checkpoint of the run"),
+    ],
+)
+def test_what_contradicts_the_run_is_refused_by_name(options, sentence, trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    assert main(["fit", "--resume", str(trained), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_another_number_of_processes_is_refused_by_name(stopped, capsys):
+    checkpoint = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["Digits"]["processes"] = 2
+    torch.save(checkpoint, stopped / "checkpoints/last.ckpt")
+    assert main(["fit", "--resume", "stopped"]) == 2
+    assert "processes is 1, in the checkpoint 2" in capsys.readouterr().err
+
+
+def test_what_is_no_run_cannot_be_resumed(stopped, capsys):
+    assert main(["fit", "--resume", "nowhere"]) == 2
+    assert "resume is 'nowhere', but there is no run in it (nowhere/config.yaml is missing)" in capsys.readouterr().err
+    assert main(["fit", "--config", QUICKSTART, "--ckpt_path", "stopped/checkpoints/best.ckpt"]) == 2
+    assert "fit takes --ckpt_path ('stopped/checkpoints/best.ckpt') only with --resume" in capsys.readouterr().err
+
+
+def flipped(whole: bytes) -> bytes:
+    middle = len(whole) // 2
+    return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [None, lambda whole: whole[: len(whole) // 2], lambda whole: b"", flipped, lambda whole: b"a foreign file"],
+    ids=["missing", "truncated", "empty", "a flipped bit", "foreign"],
+)
+def test_a_bad_last_checkpoint_is_found_out_and_the_previous_one_offered(damage, stopped, capsys):
+    last, previous = stopped / "checkpoints/last.ckpt", stopped / "checkpoints/previous.ckpt"
+    if damage is None:
+        last.unlink()
+    else:
+        last.write_bytes(damage(last.read_bytes()))  # previous.ckpt is another file, not another name of this one
+    assert main(["fit", "--resume", "stopped"]) == 2
+    said = capsys.readouterr().err
+    assert str(last) in said
+    assert f"{previous} is good (step 20): add --ckpt_path {previous}" in said
+    if damage is flipped:
+        assert main(["fit", "--resume", "stopped", "--ckpt_path", str(previous)]) == 0
+        assert read_checkpoint(last)["global_step"] == 40
+
+
+class Code:
+    """What a pickle could hold in place of data."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made_by_a_checkpoint",)
+
+
+def test_a_checkpoint_cannot_run_code(stopped, capsys):
+    checkpoint = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
+    torch.save({**checkpoint, "code": Code()}, stopped / "checkpoints/last.ckpt")
+    for command in (["fit", "--resume", "stopped"], ["test", "--ckpt_path", "stopped/checkpoints/last.ckpt"]):
+        assert main(command) == 2
+        assert "it is no file of tensors and plain data" in capsys.readouterr().err
+    assert not Path("made_by_a_checkpoint").exists()
+
+
+def test_where_no_checkpoint_is_good_the_message_says_so(stopped, capsys):
+    for path in (stopped / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    assert main(["fit", "--resume", "stopped"]) == 2
+    assert "the run has no other checkpoint that is good" in capsys.readouterr().err
+
+
+def test_every_flipped_bit_that_matters_is_found_out(trained):
+    """A flipped bit is refused, or lies where torch.save has only filled up, and what is read is the same."""
+    path = Path("flipped.ckpt")
+    whole = (trained / "checkpoints/best.ckpt").read_bytes()
+    path.write_bytes(whole)
+    good, draw = read_checkpoint(path), random.Random(0)
+    refused = 0
+    for _ in range(300):
+        at, bit = draw.randrange(len(whole)), 1 << draw.randrange(8)
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+        try:
+            read = read_checkpoint(path)
+        except UserError:
+            refused += 1
+        else:
+            assert_equal(read, good)
+    assert refused > 150
+
+
+@pytest.mark.slow
+def test_a_limit_that_is_raised_goes_on_within_the_epoch():
+    """Seven steps, then up to twelve, and twelve at once: the rest of the second epoch is not left out."""
+    options = [*DIGITS, *SHORT, "--model.lr_schedule", "constant", "--trainer.max_epochs", "-1"]
+    assert fit_apart(*options, "--run_dir", "whole", "--trainer.max_steps", "12", record="whole-losses") == 0
+    assert fit_apart(*options, "--run_dir", "run", "--trainer.max_steps", "7") == 0
+    assert fit_apart("--resume", "run", "--trainer.max_steps", "12") == 0
+    assert losses("losses") == losses("whole-losses")
+    left, right = (read_checkpoint(Path(run, "checkpoints/last.ckpt"))["state_dict"] for run in ("whole", "run"))
+    assert_equal(left, right)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence_and_nothing_is_lost(capfd):
+    """A limit on the size of files, below that of a checkpoint, from the second epoch on."""
+    options = [*DIGITS, *SHORT, "--model.cell", "LSTM", "--model.hidden_size", "32"]
+    assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
+    assert fit_apart(*options, "--run_dir", "run", signal_at=f"{signal.SIGTERM},6,0") == 128 + signal.SIGTERM
+    before = {path.name: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
+    size = len(before["last.ckpt"])
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, hard))
+    try:
+        assert fit_apart("--resume", "run") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    said = capfd.readouterr().err
+    assert "cannot be written: File too large; make room and go on with --resume" in said
+    assert "Traceback" not in said
+    after = {path.name: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
+    assert after["last.ckpt"] == before["last.ckpt"]
+    assert after["best.ckpt"] == before["best.ckpt"]
+    assert fit_apart("--resume", "run") == 0
+    assert losses("losses") == losses("whole-losses")
+    assert_equal_runs("whole", "run")
+
+
+def test_the_configuration_of_another_version_is_a_sentence(stopped, capsys):
+    config = yaml.safe_load((stopped / "config.yaml").read_text())
+    config["model"]["init_args"]["colour"] = "red"
+    (stopped / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--resume", "stopped"]) == 2
+    said = capsys.readouterr().err
+    assert "SequenceClassifier has no argument 'colour'" in said
+    assert "it stands in stopped/config.yaml, which another version of the program may have written" in said
+    del config["model"]["init_args"]["colour"], config["model"]["init_args"]["choose_by"], config["save_every"]
+    config["model"]["init_args"]["lr_schedule"] = "one_cycle"
+    (stopped / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "--ckpt_path", "stopped/checkpoints/best.ckpt"]) == 0
+
+
+def test_a_run_without_a_checkpoint_may_be_started_again():
+    RunDirectory(Path("run")).path.mkdir()
+    Path("run/config.yaml").write_text("seed_everything: 0\n")
+    assert main(["fit", *DIGITS, "--trainer.max_epochs", "1", "--run_dir", "run"]) == 0

@@ -1,0 +1,369 @@
+"""The language model: what it computes, what it carries, how it is trained, measured and resumed."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.fake_corpus import write_small_corpus
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.optim import SGD, Adam
+
+from app.callbacks.random_states import RandomStates
+from app.optim.averaging import NTASGD
+from app.tasks import LanguageModel
+from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
+from cells import DTRIV, GRU, LSTM, SRLSTM, AdamLSTM, MomentumLSTM, NesterovLSTM
+from cells.state import leaves
+from datamodules import Corpus
+
+V = 11
+PLAIN = {  # without what is drawn and what is added
+    "output_dropout": 0.0,
+    "layer_dropout": 0.0,
+    "input_dropout": 0.0,
+    "word_dropout": 0.0,
+    "weight_dropout": 0.0,
+    "activation_penalty": 0.0,
+    "slowness_penalty": 0.0,
+}
+CELLS = [MomentumLSTM, GRU, AdamLSTM, NesterovLSTM, partial(SRLSTM, restart_period=3), partial(DTRIV, rebase_every=2)]
+
+
+def model(cell=MomentumLSTM, **options) -> LanguageModel:
+    return LanguageModel(cell, **{"vocabulary_size": V, "embedding_size": 6, "hidden_sizes": [8, 7, 6], **options})
+
+
+def words(*shape: int) -> torch.Tensor:
+    return torch.randint(V, shape)
+
+
+def batch_of(text_BT: torch.Tensor, reset=True) -> dict[str, torch.Tensor]:
+    return {"inputs": text_BT[:, :-1], "targets": text_BT[:, 1:], "reset": torch.full((len(text_BT),), reset)}
+
+
+@pytest.fixture
+def corpus(monkeypatch) -> Corpus:
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    write_small_corpus(Path("data"))
+    return small_corpus()
+
+
+def small_corpus(**options) -> Corpus:
+    data = Corpus(**{"batch_size": 4, "window": 60, "validation_rows": 3, **options})
+    data.prepare_data()
+    return data
+
+
+def quiet_trainer(*callbacks: Callback, **options) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options = {"enable_checkpointing": False, "use_distributed_sampler": False, **options}
+    return Trainer(**quiet, callbacks=list(callbacks), **options)
+
+
+def test_parameters_are_those_of_awd_lstm_on_penn_treebank():
+    with torch.device("meta"):
+        parameters = LanguageModel(LSTM, vocabulary_size=10_000).parameters()
+    assert sum(parameter.numel() for parameter in parameters) == 24_221_600
+
+
+def test_it_is_torchs_lstm_between_a_tied_embedding():
+    task = model(LSTM, **PLAIN).double()
+    text = words(3, 9)
+    y = task.embedding[text]
+    for cell in task.cells:
+        layer = nn.LSTM(cell.input_size, cell.hidden_size, batch_first=True).double()
+        layer.load_state_dict({f"{name}_l0": tensor for name, tensor in cell.state_dict().items()})
+        y, _ = layer(y)
+    logits = y @ task.embedding.t() + task.softmax_bias
+    found, _ = task(text)
+    torch.testing.assert_close(task.log_probabilities(found), logits.log_softmax(-1))
+    expected = F.cross_entropy(logits.flatten(0, 1), text.flatten(), reduction="none")
+    torch.testing.assert_close(task.nats(found.flatten(0, 1), text.flatten()), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: getattr(cell, "func", cell).__name__)
+def test_carrying_the_state_over_windows_is_one_long_pass(cell):
+    task = model(cell, weight_dropout=0.0).double().eval()
+    text = words(3, 20)
+    whole, last = task(text)
+    pieces, state = [], None
+    for window in text.split([7, 1, 5, 7], 1):
+        y, state = task(window, state)
+        pieces.append(y)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=1e-12, atol=1e-13)
+    for found, expected in zip(leaves(state), leaves(last), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: getattr(cell, "func", cell).__name__)
+def test_step_is_forward(cell):
+    task = model(cell, weight_dropout=0.0).double().eval()
+    text = words(2, 6)
+    y, _ = task(text)
+    state = task.initial_state(2)
+    for t in range(6):
+        found, state = task.step(text[:, t], state)
+        torch.testing.assert_close(found, task.log_probabilities(y[:, t]), rtol=1e-12, atol=1e-12)
+
+
+def test_rows_that_are_reset_start_anew():
+    task = model(**PLAIN).double()
+    text = words(3, 13)
+    task._read(batch_of(text[:, :7]), "train")
+    second = {**batch_of(text[:, 6:]), "reset": torch.tensor([False, True, False])}
+    found = task._read(second, "train")
+    whole, _ = task(text[:, :-1])
+    anew, _ = task(text[:, 6:-1])
+    torch.testing.assert_close(found[[0, 2]], whole[[0, 2], 6:])
+    torch.testing.assert_close(found[1], anew[1])
+
+
+def test_gradients_do_not_reach_the_window_before():
+    task = model(**PLAIN)
+    task._read(batch_of(words(2, 5)), "train")
+    assert not any(leaf.requires_grad for leaf in leaves(task.carried["train"]))
+
+
+def test_locked_dropout_drops_the_same_features_in_all_steps():
+    dropout = LockedDropout(0.3)
+    x = torch.ones(200, 5, 40)
+    y = dropout(x)
+    assert torch.equal(y, y[:, :1].expand_as(y))
+    assert y.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert (y == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert not torch.equal(y[0], y[1])
+    assert dropout.eval()(x) is x
+
+
+def test_word_dropout_drops_a_word_everywhere():
+    weight = torch.ones(500, 3)
+    text = torch.arange(500).repeat(2, 2)
+    y = WordDropout(0.2)(text, weight)
+    assert torch.equal(y[0, :500], y[1, 500:])
+    assert torch.equal(y[..., 0], y[..., 2])
+    assert (y == 0).float().mean().item() == pytest.approx(0.2, abs=0.05)
+    assert y.max().item() == pytest.approx(1 / 0.8)
+    assert torch.equal(WordDropout(0.2).eval()(text, weight), torch.ones(2, 1000, 3))
+
+
+@pytest.mark.parametrize("engine", ["library", "bptt", "reference"])
+def test_weight_dropout_acts_on_the_recurrent_weight_under_every_engine(engine):
+    cell = MomentumLSTM(4, 6, engine=engine).double()
+    x, state = torch.randn(2, 5, 4).double(), cell.initial_state(2)
+    torch.manual_seed(3)
+    y, _ = run_with_weight_dropout(cell, 0.5, x, state)
+    (y**2).sum().backward()
+    torch.manual_seed(3)
+    kept = F.dropout(torch.ones_like(cell.weight_hh), 0.5)
+    other = MomentumLSTM(4, 6, engine="reference").double()
+    other.load_state_dict({**cell.state_dict(), "weight_hh": cell.weight_hh.detach() * kept})
+    expected, _ = other(x)
+    (expected**2).sum().backward()
+    assert 0 < (kept == 0).sum() < kept.numel()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(cell.weight_hh.grad, other.weight_hh.grad * kept)
+    torch.testing.assert_close(cell.weight_ih.grad, other.weight_ih.grad)
+    undropped, _ = run_with_weight_dropout(cell.eval(), 0.5, x, state)
+    assert torch.equal(undropped, cell(x)[0])
+
+
+def test_penalties_are_added_to_the_loss():
+    task = model(**{**PLAIN, "activation_penalty": 2.0, "slowness_penalty": 3.0}).double()
+    task.log_part = lambda *args, **metrics: None
+    batch = batch_of(words(2, 6))
+    y, _ = task(batch["inputs"])
+    expected = F.cross_entropy(task._logits(y).flatten(0, 1), batch["targets"].flatten())
+    expected = expected + 2 * (y**2).mean() + 3 * ((y[:, 1:] - y[:, :-1]) ** 2).mean()
+    torch.testing.assert_close(task.training_step(batch, 0), expected)
+    short = batch_of(words(2, 2))
+    assert torch.isfinite(task.training_step(short, 1))  # a window of one step has no differences
+
+
+def test_adaptive_softmax_is_torchs():
+    task = model(tied=False, adaptive_cutoffs=[4, 8], **PLAIN)
+    y, targets = torch.randn(20, 6), torch.randint(V, (20,))
+    expected = -task.adaptive.log_prob(y)[torch.arange(20), targets]
+    targets[3], expected[3] = -100, 0
+    torch.testing.assert_close(task.nats(y, targets), expected)
+    torch.testing.assert_close(task.log_probabilities(y).exp().sum(-1), torch.ones(20))
+
+
+def test_an_untied_softmax_has_its_own_weight():
+    task = model(tied=False, hidden_sizes=[8], **PLAIN)
+    assert task.log_probabilities(task(words(2, 3))[0]).shape == (2, 3, V)
+    assert sum(p.numel() for p in task.parameters()) == V * 6 + 4 * 8 * (6 + 8 + 2) + V * 8 + V
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"hidden_sizes": [8, 7]}, r"hidden_sizes is \[8, 7\]; with tied True, 6, the embedding_size, is expected"),
+        ({"hidden_sizes": []}, r"hidden_sizes is \[\]"),
+        ({"embedding_size": 0}, "embedding_size is 0; an integer of at least 1 is expected"),
+        ({"word_dropout": 1.0}, r"word_dropout is 1.0; a number in \[0, 1\) is expected"),
+        ({"slowness_penalty": -1}, "slowness_penalty is -1; a number of at least 0 is expected"),
+        ({"lr_window": 0}, "lr_window is 0"),
+        (
+            {"adaptive_cutoffs": [8, 4]},
+            r"cutoffs is \[8, 4\]; increasing numbers of words between 0 and 11",
+        ),
+        ({"adaptive_cutoffs": [4, 11]}, r"adaptive_cutoffs is \[4, 11\]"),
+        ({"adaptive_cutoffs": [4]}, "tied is True, but adaptive_cutoffs are given"),
+        ({"cell": DTRIV}, "weight_dropout is 0.5, but DTRIV has no weight_hh; 0 is expected"),
+    ],
+)
+def test_arguments_outside_what_is_accepted(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model(**options)
+
+
+class Record(Callback):
+    """The loss, the learning rate of the step and the reset of each training batch."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.rates: list[float] = []
+        self.lengths: list[int] = []
+
+    def on_before_optimizer_step(self, trainer, task, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, task, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+        self.lengths.append(batch["inputs"].shape[1])
+
+
+@pytest.mark.parametrize("lr_window", [60, None])
+def test_the_learning_rate_is_in_proportion_to_the_window(lr_window, corpus):
+    record = Record()
+    task = model(vocabulary_size=corpus.vocabulary_size, lr_window=lr_window, optimizer=partial(SGD, lr=0.5))
+    trainer = quiet_trainer(record, max_epochs=1, limit_val_batches=0)
+    trainer.fit(task, corpus)
+    assert len(set(record.lengths)) > 1
+    assert record.rates == [0.5 * (length / 60 if lr_window else 1) for length in record.lengths]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_schedule_spans_the_whole_run(accumulate, corpus):
+    task = model(vocabulary_size=corpus.vocabulary_size, optimizer=partial(Adam, lr=0.01), lr_schedule="one_cycle")
+    trainer = quiet_trainer(max_epochs=3, limit_val_batches=0, accumulate_grad_batches=accumulate)
+    trainer.fit(task, corpus)
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    assert scheduler.total_steps == scheduler.last_epoch == trainer.global_step
+
+
+def test_perplexity_is_that_of_all_words_together(corpus):
+    """Windows of unequal length; the figure is that of one pass over each row."""
+    task = model(vocabulary_size=corpus.vocabulary_size)
+    (found,) = quiet_trainer().validate(task, corpus, verbose=False)
+    text = torch.as_tensor(corpus.validation.tokens_BL).long()
+    task.eval().double()
+    with torch.no_grad():
+        y, _ = task(text[:, :-1])
+        loss = F.cross_entropy(task._logits(y).flatten(0, 1), text[:, 1:].flatten()).item()
+    assert found["validation/loss"] == pytest.approx(loss, rel=1e-6)
+    assert found["validation/perplexity"] == pytest.approx(math.exp(loss), rel=1e-6)
+
+
+def test_the_perplexity_of_the_test_text_does_not_depend_on_the_window(corpus):
+    task = model(vocabulary_size=corpus.vocabulary_size)
+    found = [quiet_trainer().test(task, small_corpus(window=n), verbose=False)[0] for n in (3, 50)]
+    assert found[0]["test/perplexity"] == pytest.approx(found[1]["test/perplexity"], rel=1e-6)
+
+
+def test_predictions_are_the_log_probabilities_of_the_words(corpus):
+    task = model(vocabulary_size=corpus.vocabulary_size, **PLAIN)
+    Path("own.txt").write_text("the cat sees a bird\n")
+    corpus.text = Path("own.txt")
+    (batch,) = quiet_trainer().predict(task, corpus)
+    words = ["the", "cat", "sees", "a", "bird", "<eos>"]
+    assert task.readable([batch])[0]["word"] == words
+    numbers = torch.tensor([corpus.vocabulary.numbers(["<eos>", *words])])
+    with torch.no_grad():
+        log_probabilities = task.eval().log_probabilities(task(numbers[:, :-1])[0])
+    expected = log_probabilities[0, torch.arange(6), numbers[0, 1:]]
+    torch.testing.assert_close(batch["log_probability"], expected)
+    loss = -expected.mean().item()
+    assert task.sum_up([batch]) == f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
+
+
+AT_STEPS = {"every_n_train_steps": 1}
+AT_EPOCHS = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
+
+
+@pytest.mark.parametrize(
+    ("saved", "optimizer"),
+    [(AT_STEPS, partial(NTASGD, lr=1.0, nonmonotone=1)), (AT_EPOCHS, partial(Adam, lr=0.1))],
+    ids=["steps", "epochs"],
+)
+def test_a_resumed_training_gives_the_losses_of_the_undisturbed_one(saved, optimizer, corpus, tmp_path):
+    """All dropouts, random windows, carried state, average: resumed within epochs and at their ends, bit by bit."""
+
+    def fit(folder: str, checkpoint=None) -> Record:
+        record = Record()
+        torch.manual_seed(0 if checkpoint is None else 5)
+        task = model(partial(MomentumLSTM, momentum=0.5), vocabulary_size=corpus.vocabulary_size, optimizer=optimizer)
+        keep = ModelCheckpoint(tmp_path / folder, "{step}", save_top_k=-1, **saved)
+        trainer = quiet_trainer(RandomStates(), record, keep, max_epochs=3, enable_checkpointing=True)
+        trainer.fit(task, small_corpus(), ckpt_path=checkpoint, weights_only=True)
+        return record
+
+    undisturbed = fit("whole")
+    steps = len(undisturbed.losses)
+    paths = sorted((tmp_path / "whole").iterdir(), key=lambda path: int(path.stem.partition("=")[2]))
+    chosen = paths[:2] if "every_n_epochs" in saved else paths[1 :: len(paths) // 2]
+    for path in chosen:
+        done = int(path.stem.partition("=")[2])
+        resumed = fit(f"after-{done}", path)
+        assert resumed.losses == undisturbed.losses[done:], f"resumed after {done} of {steps} steps"
+        assert resumed.lengths == undisturbed.lengths[done:]
+
+
+class RecordToFile(Record):
+    """The same, written to a file for each process at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_fit_end(self, trainer, task):
+        torch.save((self.losses, self.lengths), self.folder / f"losses-{trainer.global_rank}")
+
+
+def test_two_processes_measure_what_one_does_and_resume_exactly(corpus, tmp_path):
+    """Rows are shared in training (2 x 2) and in evaluation (3 = 1 + 2, test 1 = 0 + 1), the carried state is whole."""
+
+    def fit(folder: Path, checkpoint: Path | None = None) -> list:
+        folder.mkdir()
+        torch.manual_seed(0 if checkpoint is None else 5)
+        task = model(vocabulary_size=corpus.vocabulary_size, optimizer=partial(Adam, lr=0.1))
+        keep = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=3)
+        parallel = {"devices": 2, "accelerator": "cpu", "strategy": "ddp_fork"}
+        trainer = quiet_trainer(
+            RandomStates(), RecordToFile(folder), keep, max_epochs=1, enable_checkpointing=True, **parallel
+        )
+        data = small_corpus(batch_size=2)
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        figures = {}
+        if checkpoint is None:
+            figures = trainer.validate(task, data, verbose=False)[0] | trainer.test(task, data, verbose=False)[0]
+        return [task, figures, *(torch.load(folder / f"losses-{rank}") for rank in range(2))]
+
+    task, figures, first, second = fit(tmp_path / "whole")
+    assert first[1] == second[1]  # the same windows
+    assert first[0] != second[0]  # of other rows
+    alone = quiet_trainer(devices=1, accelerator="cpu")
+    for found in (alone.validate(task, corpus, verbose=False)[0], alone.test(task, corpus, verbose=False)[0]):
+        for name, value in found.items():
+            assert figures[name] == pytest.approx(value, rel=1e-6)
+    _, _, *resumed = fit(tmp_path / "again", tmp_path / "whole" / "step=3.ckpt")
+    assert [losses for losses, _ in resumed] == [first[0][3:], second[0][3:]]

@@ -1,0 +1,223 @@
+"""Drives and the scan below them: values, gradients, extreme inputs, learned coefficients."""
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import cells
+from cells.drives import Adam, Momentum, RMSProp, ScheduledRestart
+from cells.drives.coefficients import Coefficient
+from cells.drives.scan import linear_scan
+from cells.state import leaves
+
+DRIVES = {
+    "momentum": Momentum(0.6, 0.6),
+    "momentum per unit": Momentum(0.6, 0.6, learn="unit", channels=3),
+    "restart": ScheduledRestart(0.6, 40),
+    "rmsprop": RMSProp(0.6, 0.9),
+    "rmsprop as published": RMSProp(0.6, 0.9, delta=1e-16),
+    "rmsprop outside": RMSProp(0.6, 0.9, delta=1e-16, delta_in_root=False),
+    "rmsprop smallest delta": RMSProp(0.6, 0.01, delta=1e-18, delta_in_root=False),
+    "adam": Adam(0.6, 0.6, 0.9),
+    "adam as published": Adam(0.6, 1.0, 0.999, delta=1e-16),
+    "adam outside": Adam(0.6, 0.6, 0.9, delta=1e-16, delta_in_root=False),
+}
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    DRIVES["adam unstable"] = Adam(0.6, 0.6, 0.1, delta=1e-16)
+
+
+def make_input(kind, T, dtype=torch.float32):
+    x_BTC = torch.randn(2, T, 3, dtype=dtype)
+    silent = (torch.arange(T) % 100 < 70)[:, None]
+    return {
+        "zero": torch.zeros_like(x_BTC),
+        "constant": torch.full_like(x_BTC, 0.5),
+        "1e4": 1e4 * x_BTC,
+        "1e-25": 1e-25 * x_BTC,  # its square underflows in float32
+        "bursts": torch.where(silent, 0.0, 1e4 * x_BTC),
+    }[kind]
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 4, 10, 63])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, "T", 1), (2, "T", 1), (2, "T", 3)])
+def test_scan_equals_a_loop_in_values_and_gradients(T, shape):
+    c = torch.rand([T if n == "T" else n for n in shape], dtype=torch.float64, requires_grad=True)
+    u_BTC, v_BC = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, T, 3), (2, 3)))
+
+    def loop(c, u_BTC, v_BC):
+        outputs = []
+        for c_BC, u_BC in zip(c.expand(-1, T, -1).unbind(1), u_BTC.unbind(1), strict=True):
+            v_BC = c_BC * v_BC + u_BC
+            outputs.append(v_BC)
+        return torch.stack(outputs, 1)
+
+    scanned, looped = linear_scan(c, u_BTC, v_BC), loop(c, u_BTC, v_BC)
+    assert_close(scanned, looped, rtol=0, atol=1e-12)
+    weight = torch.randn_like(looped)
+    found, expected = (torch.autograd.grad((v * weight).sum(), (c, u_BTC, v_BC)) for v in (scanned, looped))
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, rtol=0, atol=1e-11)
+
+
+def test_scan_has_second_derivatives():
+    c = torch.rand(1, 5, 2, dtype=torch.float64, requires_grad=True)
+    u_BTC = torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True)
+    v_BC = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(linear_scan, (c, u_BTC, v_BC))
+
+
+@pytest.mark.parametrize("name", DRIVES)
+@pytest.mark.parametrize("T", [1, 7, 130])
+def test_sequence_equals_steps(name, T):
+    drive = DRIVES[name].double()
+    a_BTC = make_input("bursts", T, torch.float64)
+    start = drive.initial_state(torch.zeros(2, 3, dtype=torch.float64))
+    v_BTC, last = drive(a_BTC, start)
+    state = start
+    for t in range(T):
+        v_BC, state = drive.step(a_BTC[:, t], state)
+        assert_close(v_BTC[:, t], v_BC, rtol=1e-10, atol=1e-10)
+    for a, b in zip(leaves(last), leaves(state), strict=True):
+        assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DRIVES)
+@pytest.mark.parametrize("kind", ["zero", "constant", "1e4", "1e-25", "bursts"])
+def test_finite_forward_and_backward_over_2000_steps(name, kind):
+    drive = DRIVES[name].float()
+    a_BTC = make_input(kind, 2000).requires_grad_()
+    v_BTC, last = drive(a_BTC, drive.initial_state(torch.zeros(2, 3)))
+    (grad_BTC,) = torch.autograd.grad(v_BTC.sum(), a_BTC)
+    for tensor in (v_BTC, grad_BTC, *leaves(last)):
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["AdamLSTM", "RMSPropGRU", "AdamRNN", "RMSPropDTRIV", "MomentumLSTM", "SRGRU"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["zero", "constant", "1e4"])
+def test_cells_are_finite_under_autocast(name, dtype, kind):
+    arguments = {} if name[:2] in ("Mo", "SR") else {"delta": 1e-16}
+    cell = cells.find_cell(name)(3, 5, **arguments)
+    x_BTI = make_input(kind, 300)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        y_BTH, state = cell(x_BTI)
+    y_BTH.float().square().mean().backward()
+    for tensor in (y_BTH, *leaves(state), *(p.grad for p in cell.parameters())):
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["AdamLSTM", "RMSPropLSTM"])
+def test_cells_are_finite_over_2000_steps_in_float16(name):
+    cell = cells.find_cell(name)(3, 5, delta=1e-16)
+    with torch.autocast("cpu", torch.float16):
+        y_BTH, state = cell(make_input("bursts", 2000))
+    y_BTH.float().square().mean().backward()
+    for tensor in (y_BTH, *leaves(state), *(p.grad for p in cell.parameters())):
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["adam as published", "rmsprop outside", "momentum"])
+def test_drives_keep_full_precision_under_autocast(name):
+    drive = DRIVES[name].float()
+    x_BTI = torch.randn(2, 50, 3)
+    cell = cells.AdamLSTM(3, 4)
+    cell.drive = drive
+    with torch.autocast("cpu", torch.bfloat16):
+        d_BTD, *_ = cell._drive_input(drive, x_BTI, cell.initial_state(2).drive)
+    expected, *_ = cell._drive_input(drive, x_BTI, cell.initial_state(2).drive)
+    assert d_BTD.dtype == torch.float32
+    assert_close(d_BTD, expected, rtol=0, atol=0)
+
+
+def test_derivative_at_a_silent_input_is_step_size_over_the_root_of_delta():
+    """The trap of black pixels: 1e8 for the published delta, 100 for the default."""
+    for drive, expected in (
+        (RMSProp(0.6, 0.9), 60.0),
+        (RMSProp(0.6, 0.9, delta=1e-16), 6e7),
+        (RMSProp(0.6, 0.9, delta=1e-4, delta_in_root=False), 6000.0),
+        (Adam(0.6, 0.6, 0.9), 60.0),
+    ):
+        a_BTC = torch.zeros(1, 1, 1, dtype=torch.float64, requires_grad=True)
+        v_BTC, _ = drive(a_BTC, drive.initial_state(torch.zeros(1, 1, dtype=torch.float64)))
+        (grad,) = torch.autograd.grad(v_BTC.sum(), a_BTC)
+        assert_close(grad.item(), expected, rtol=1e-6, atol=0)
+
+
+def test_adam_above_the_root_of_beta_is_warned_about_with_the_numbers_and_does_grow():
+    sentence = (
+        "momentum is 0.6, above sqrt(beta) = sqrt(0.1) = 0.3162: when the input falls silent the drive grows by 1.897"
+    )
+    with pytest.warns(UserWarning, match=re.escape(sentence)) as caught:
+        drive = Adam(0.6, 0.6, 0.1, delta=1e-16)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stable = Adam(0.3, 0.6, 0.1, delta=1e-16)
+    a_BTC = torch.zeros(1, 11, 1, dtype=torch.float64)
+    a_BTC[:, 0] = 1.0
+    for adam, growth in ((drive, 0.6 / 0.1**0.5), (stable, 0.3 / 0.1**0.5)):
+        v_BTC, _ = adam(a_BTC, adam.initial_state(torch.zeros(1, 1, dtype=torch.float64)))
+        assert_close((v_BTC[0, 10, 0] / v_BTC[0, 0, 0]).item(), growth**10, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("value", [1e-6, 0.3, 1.0, 7.0, 300.0])
+def test_a_learned_coefficient_starts_at_its_value(value):
+    assert_close(
+        Coefficient("s", value, learn="scalar").double()(), torch.tensor([value]), rtol=1e-5, atol=0, check_dtype=False
+    )
+
+
+def test_learned_coefficients_keep_their_bounds():
+    for raw in (-80.0, 80.0):
+        momentum = Coefficient("momentum", 0.6, high=0.9, learn="unit", channels=4)
+        step_size = Coefficient("step_size", 0.6, learn="unit", channels=4)
+        for coefficient in (momentum, step_size):
+            torch.nn.init.constant_(coefficient.raw, raw)
+        assert (momentum() >= 0).all()
+        assert (momentum() <= 0.9).all()
+        assert (step_size() >= 0).all()
+
+
+@pytest.mark.parametrize("learn", ["scalar", "unit"])
+@pytest.mark.parametrize(("name", "count"), [("MomentumLSTM", 2), ("SRGRU", 1), ("RMSPropRNN", 1), ("AdamDTRIV", 2)])
+def test_learned_coefficients(name, count, learn):
+    """Before training they change nothing; they get gradients; per unit there is one for each gate channel."""
+    build = cells.find_cell(name)
+    fixed, learned = build(3, 5).double(), build(3, 5, learn=learn).double()
+    left = learned.load_state_dict(fixed.state_dict(), strict=False)
+    coefficients = {key: p for key, p in learned.named_parameters() if key in left.missing_keys}
+    channels = 5 * fixed.gates if learn == "unit" else 1
+    assert [p.shape for p in coefficients.values()] == [(channels,)] * count
+    x_BTI = torch.randn(2, 9, 3, dtype=torch.float64)
+    assert_close(learned(x_BTI)[0], fixed(x_BTI)[0], rtol=0, atol=1e-6)  # softplus and sigmoid are inverted in float32
+    learned(x_BTI)[0].square().sum().backward()
+    assert all(p.grad.abs().min() > 0 for p in coefficients.values())
+    assert learned.drive.linear == (learn == "scalar" and fixed.drive.linear)
+
+
+def test_learned_momentum_is_found():
+    """From 0.5 gradient descent finds the momentum and the step size that made the data."""
+    a_BTC = torch.randn(8, 40, 1)
+    teacher, student = Momentum(0.8, 0.3), Momentum(0.5, 1.0, learn="scalar")
+    target, _ = teacher(a_BTC, torch.zeros(8, 1))
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (student(a_BTC, torch.zeros(8, 1))[0] - target).square().mean().backward()
+        optimizer.step()
+    assert_close(student.momentum().item(), 0.8, rtol=0, atol=1e-2)
+    assert_close(student.step_size().item(), 0.3, rtol=0, atol=1e-2)
+
+
+def test_restart_schedule():
+    """k = 1, 2, 3, 1, ..: coefficients 0, 1/4, 2/5, 0, .., carried over a cut in each row by itself."""
+    drive = ScheduledRestart(1.0, 3).double()
+    start = drive.initial_state(torch.ones(2, 1, dtype=torch.float64))
+    start = start._replace(k=torch.tensor([0, 2]))
+    v_BTC, last = drive(torch.zeros(2, 2, 1, dtype=torch.float64), start)
+    assert_close(v_BTC[:, :, 0], torch.tensor([[0.0, 0.0], [0.4, 0.0]], dtype=torch.float64), rtol=0, atol=1e-15)
+    assert last.k.tolist() == [2, 1]

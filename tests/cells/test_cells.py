@@ -1,0 +1,253 @@
+"""Every cell against an independent oracle and against torch's own layers; initialisations; sentences for mistakes."""
+
+import re
+from math import pi
+
+import pytest
+import torch
+from helpers import cell_builders
+from helpers.cell_builders import BIAS_OR_NOT, DRIVEN, WITH_BIAS
+from torch.nn.utils import parametrize
+from torch.testing import assert_close
+
+import cells
+from cells import registered_cells
+from cells.state import leaves
+
+VARIANTS = [
+    ("MomentumLSTM", {"learn": "scalar"}),
+    ("MomentumGRU", {"learn": "unit"}),
+    ("MomentumDTRIV", {"learn": "unit", "momentum": 0.9, "step_size": 0.1}),
+    ("SRLSTM", {"restart_period": 2, "step_size": 1.0}),
+    ("SRGRU", {"restart_period": 3, "learn": "scalar"}),
+    ("SRRNN", {"restart_period": 5, "learn": "unit"}),
+    ("RMSPropLSTM", {"delta": 1e-2, "delta_in_root": False, "learn": "scalar"}),
+    ("RMSPropRNN", {"beta": 0.0}),
+    ("AdamLSTM", {"delta": 1e-2, "delta_in_root": False}),
+    ("AdamGRU", {"beta": 0.99, "learn": "unit"}),
+    ("AdamRNN", {"momentum": 0.6, "beta": 0.1, "delta": 1e-3}),
+    ("NesterovLSTM", {"sign": -1, "restart_period": 3}),
+    ("NesterovGRU", {"sign": -1, "restart_period": 2, "step_size": 1.5}),
+    ("DTRIV", {"skew_init": "henaff"}),
+    ("JANET", {"lag": 0.0}),
+    ("HouseholderRNN", {"reflections": 1}),
+]
+CASES = [*((name, {}) for name in DRIVEN), *((name, {"bias": False}) for name in BIAS_OR_NOT), *VARIANTS]
+SIZES = [(1, 1, 1), (3, 2, 5), (1, 63, 5), (3, 63, 1)]  # B, T, H
+
+
+def name_case(case):
+    name, arguments = case
+    return "-".join([name, *(f"{key}={value}" for key, value in arguments.items())])
+
+
+@pytest.mark.filterwarnings("ignore:momentum is 0.6, above sqrt")  # one case is meant to be unstable
+@pytest.mark.parametrize("case", CASES, ids=name_case)
+def test_equals_the_oracle(case):
+    name, arguments = case
+    build = DRIVEN[name]
+    for engine in cell_builders.engines_of(build, **arguments):
+        for B, T, H in SIZES:
+            if name == "NesterovDTRIV":
+                T = min(T, 15)  # it grows by up to 2.4 in each step, and rounding with it
+            cell = cell_builders.random_cell(build, 3, H, engine=engine, **arguments)
+            x_BTI = torch.randn(B, T, 3, dtype=torch.float64, requires_grad=True)
+            start = cell_builders.random_state(cell, B)
+            for state in (start, cell.initial_state(B)):
+                for leaf in leaves(state):
+                    leaf.requires_grad_(leaf.is_floating_point())
+                for what, difference in cell_builders.compare(cell, x_BTI, state).items():
+                    assert difference < 1e-10, f"{what} of {cell} at B {B}, T {T} by {engine}: {difference:.1e}"
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+def test_equals_the_oracle_at_130_units(name):
+    cell = cell_builders.random_cell(DRIVEN[name], 2, 130)
+    x_BTI = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
+    for what, difference in cell_builders.compare(
+        cell, x_BTI, cell_builders.random_state(cell, 2), per_tensor=None
+    ).items():
+        assert difference < 1e-10, f"{what}: {difference:.1e}"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("name", "layer"), [("LSTM", torch.nn.LSTM), ("GRU", torch.nn.GRU), ("RNN", torch.nn.RNN)])
+def test_equals_torch_on_copied_weights(name, layer, bias):
+    original = layer(4, 6, bias=bias, batch_first=True).double()
+    cell = DRIVEN[name](4, 6, bias=bias).double()
+    cell.load_state_dict({key.removesuffix("_l0"): value for key, value in original.state_dict().items()})
+    x_BTI = torch.randn(3, 9, 4, dtype=torch.float64)
+    state = cell_builders.random_state(cell, 3)
+    given = tuple(leaf[None] for leaf in state.core)
+    y_BTH, last = cell(x_BTI, state)
+    expected, expected_last = original(x_BTI, given if name == "LSTM" else given[0])
+    assert_close(y_BTH, expected, rtol=0, atol=1e-12)
+    assert_close(
+        torch.stack([*last.core]),
+        torch.cat([*expected_last] if name == "LSTM" else [expected_last]),
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in BIAS_OR_NOT if "LearnedM" not in name and "GatedM" not in name])
+def test_torch_initialisation_is_uniform_within_one_over_root_h(name):
+    cell = DRIVEN[name](30, 64)
+    for parameter in cell.parameters():
+        assert parameter.abs().max() <= 1 / 8
+        assert parameter.abs().max() > 0.9 / 8
+        assert abs(parameter.mean()) < 0.03
+
+
+@pytest.mark.parametrize("name", ["LSTM", "AdamLSTM", "NesterovLSTM", "MomentumGRU", "SRRNN"])
+def test_published_initialisation(name):
+    cell = DRIVEN[name](3, 8, init="published")
+    G = cell.gates * 8
+    assert_close(cell.weight_ih.T @ cell.weight_ih, torch.eye(3), rtol=0, atol=1e-6)
+    assert_close(cell.weight_hh.detach(), torch.eye(G, 8), rtol=0, atol=0)
+    forget = torch.zeros(G)
+    if name.endswith("LSTM"):
+        forget[8:16] = 1
+    for bias in (cell.bias_ih, cell.bias_hh):
+        assert_close(bias.detach(), forget, rtol=0, atol=0)
+
+
+def test_forget_bias_sets_both_biases_of_the_forget_block():
+    for init in ("torch", "published"):
+        cell = cells.MomentumLSTM(3, 8, init=init, forget_bias=-4.0)
+        for bias in (cell.bias_ih, cell.bias_hh):
+            assert (bias[8:16] == -4).all()
+            assert (bias[:8] != -4).all()
+
+
+@pytest.mark.parametrize("name", ["DTRIV", "AdamDTRIV", "ExpRNN", "CayleyRNN", "NesterovDTRIV"])
+def test_orthogonal_initialisation(name):
+    cell = DRIVEN[name](200, 301)
+    assert cell.modrelu_bias.abs().max() <= 0.01
+    assert cell.modrelu_bias.abs().max() > 0.009
+    assert abs(cell.weight_ih.std() - (2 / 200) ** 0.5) < 0.002
+
+
+@pytest.mark.parametrize(("init", "highest"), [("cayley", pi / 2), ("henaff", pi)])
+def test_skew_initialisation_draws_the_angles_of_the_published_code(init, highest):
+    """Cayley: the angle under the Cayley map is uniform in (0, pi/2); Henaff: that under exp is, in (-pi, pi)."""
+    cell = cells.ExpRNN(1, 401, skew_init=init)
+    A_HH = torch.zeros(401, 401)
+    rows, columns = torch.tril_indices(401, 401, -1)
+    A_HH[rows, columns] = cell.skew.detach()
+    s = -A_HH.diagonal(-1)[::2]
+    angles = 2 * torch.atan(-s) if init == "cayley" else s
+    assert (A_HH != 0).sum() == 200
+    assert angles.max() <= highest
+    assert angles.max() > 0.95 * highest
+    assert abs(angles.mean() - (highest / 2 if init == "cayley" else 0)) < 0.15 * highest
+
+
+@pytest.mark.parametrize("name", [name for name in DRIVEN if name.startswith(("SR", "Nesterov"))])
+def test_a_row_that_is_reset_starts_its_count_anew(name):
+    cell = cell_builders.random_cell(DRIVEN[name], 3, 5, restart_period=4)
+    x_BTI = torch.randn(2, 6, 3, dtype=torch.float64)
+    _, state = cell(x_BTI)
+    reset = cells.reset_rows(state, torch.tensor([True, False]), cell.initial_state(2))
+    y_BTH, last = cell(x_BTI, reset)
+    assert_close(y_BTH[:1], cell(x_BTI[:1])[0], rtol=0, atol=1e-12)
+    counts = last.k if name.startswith("Nesterov") else last.drive.k
+    assert counts.tolist() == [2, 4]  # after 6 and 12 steps
+
+
+def test_count_carried_with_the_state_or_started_with_each_call():
+    x_BTI = torch.randn(2, 5, 3, dtype=torch.float64)
+    carried = cell_builders.random_cell(cells.SRLSTM, 3, 5, restart_period=4)
+    anew = cells.SRLSTM(3, 5, restart_period=4, carry_count=False).double()
+    anew.load_state_dict(carried.state_dict())
+    _, state = carried(x_BTI)
+    restarted = state._replace(drive=state.drive._replace(k=torch.zeros(2, dtype=torch.int64)))
+    assert_close(anew(x_BTI, state)[0], carried(x_BTI, restarted)[0], rtol=0, atol=1e-12)
+    assert not torch.allclose(anew(x_BTI, state)[0], carried(x_BTI, state)[0], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+def test_recurrent_weight(name):
+    cell = DRIVEN[name](2, 4)
+    weight_GH = cell.recurrent_weight()
+    assert weight_GH.shape == (4 * cell.gates, 4)
+    if name in WITH_BIAS:
+        assert weight_GH is cell.weight_hh
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+def test_the_leaves_of_an_initial_state_share_no_memory(name):
+    initial = leaves(DRIVEN[name](2, 4).initial_state(3))
+    assert len({leaf.data_ptr() for leaf in initial}) == len(initial)
+
+
+@pytest.mark.parametrize("name", DRIVEN)
+def test_states_keep_the_dtype_of_the_parameters_under_autocast(name):
+    for engine in cell_builders.engines_of(DRIVEN[name]):
+        cell = DRIVEN[name](2, 4, engine=engine)
+        with torch.autocast("cpu", torch.bfloat16):
+            y_BTH, state = cell(torch.randn(3, 5, 2))
+        kinds = {leaf.dtype for leaf in leaves((y_BTH, state)) if leaf.is_floating_point()}
+        assert kinds == {torch.float32}, f"{engine} gives {kinds}"
+
+
+class Half(torch.nn.Module):
+    """A parametrisation as weight drop is one."""
+
+    def forward(self, weight):
+        return weight * torch.tensor([1.0, 0.0], dtype=weight.dtype).repeat(weight.shape[1] // 2)
+
+
+@pytest.mark.parametrize("name", WITH_BIAS)
+def test_a_recurrent_weight_from_outside_is_used_by_every_engine(name):
+    """By functional_call or as a parametrisation: what weight drop needs."""
+    for engine in cell_builders.engines_of(DRIVEN[name]):
+        cell = cell_builders.random_cell(DRIVEN[name], 3, 4, engine=engine)
+        x_BTI = torch.randn(2, 5, 3, dtype=torch.float64)
+        whole_GH = cell.weight_hh.detach().clone().requires_grad_()
+        functional, _ = torch.func.functional_call(cell, {"weight_hh": Half()(whole_GH)}, (x_BTI,))
+        functional.square().sum().backward()
+        parametrize.register_parametrization(cell, "weight_hh", Half(), unsafe=True)
+        parametrised, _ = cell(x_BTI)
+        parametrised.square().sum().backward()
+        parametrize.remove_parametrizations(cell, "weight_hh", leave_parametrized=True)
+        expected, _ = cell(x_BTI)
+        for found in (functional, parametrised):
+            assert_close(found, expected, rtol=0, atol=1e-12)
+        assert whole_GH.grad[:, 0].any()
+        assert not whole_GH.grad[:, 1].any()
+
+
+def test_a_parametrised_cell_is_no_new_cell():
+    before = registered_cells()
+    cell = cells.LSTM(3, 4)
+    parametrize.register_parametrization(cell, "weight_hh", Half(), unsafe=True)
+    assert registered_cells() == before
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "sentence"),
+    [
+        (cells.LSTM, {"hidden_size": 0}, "hidden_size is 0; an integer of at least 1 is expected"),
+        (cells.MomentumLSTM, {"hidden_size": -3}, "hidden_size is -3; an integer of at least 1 is expected"),
+        (cells.MomentumRNN, {"momentum": 1.0}, "momentum is 1.0; a number in [0, 1) is expected"),
+        (cells.MomentumGRU, {"step_size": 0}, "step_size is 0; a number in (0, inf) is expected"),
+        (cells.MomentumGRU, {"learn": "all"}, "learn is 'all'; one of 'none', 'scalar', 'unit' is expected"),
+        (cells.MomentumGRU, {"learn": "unit", "momentum": 0.0}, "momentum, to be learned, is 0.0; a number in (0, 1)"),
+        (cells.AdamLSTM, {"learn": "unit", "beta": 0.01}, "momentum, to be learned, is 0.6; a number in (0, 0.1)"),
+        (cells.SRLSTM, {"restart_period": 0}, "restart_period is 0; an integer of at least 1 is expected"),
+        (cells.RMSPropLSTM, {"beta": 1}, "beta is 1; a number in [0, 1) is expected"),
+        (cells.AdamRNN, {"delta": 0.0}, "delta is 0.0; a number in [1e-18, inf) is expected"),
+        (cells.NesterovRNN, {"sign": 0}, "sign is 0; one of 1, -1 is expected"),
+        (cells.DTRIV, {"rebase_every": 0}, "rebase_every is 0; an integer of at least 1 is expected"),
+        (cells.DTRIV, {"project_every": 2.5}, "project_every is 2.5; an integer of at least 1 is expected"),
+        (cells.ExpRNN, {"skew_init": "eye"}, "skew_init is 'eye'; one of 'cayley', 'henaff' is expected"),
+        (cells.RNN, {"init": "zero"}, "init is 'zero'; one of 'torch', 'published' is expected"),
+        (cells.LSTM, {"forget_bias": 1.0, "bias": False}, "forget_bias is 1.0, but bias is False: None is expected"),
+        (cells.DTRIV, {"engine": "library"}, "engine is 'library', but torch has no kernel for DTRIV"),
+        (cells.NesterovLSTM, {"engine": "library"}, "engine is 'library', but torch has no kernel for NesterovLSTM"),
+    ],
+)
+def test_a_bad_argument_is_named_with_what_is_accepted(build, arguments, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        build(**{"input_size": 3, "hidden_size": 5, **arguments})

@@ -1,0 +1,239 @@
+"""A torch cell as the oracle sees it: kinds, numbers, weights, states in gate space, derivatives."""
+
+import functools
+
+import numpy as np
+import torch
+
+from cells import DrivenCell, registered_cells
+from cells.ablations import GatedMomentum
+from cells.cores.modrelu import ModReLUCore
+from cells.cores.refined_gates import URCore
+from cells.engines.choice import ENGINES
+from cells.nesterov import NesterovState
+from cells.registry import origin
+from cells.state import leaves
+from helpers import oracle
+
+BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
+DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, DrivenCell)}
+CORES = (
+    "CayleyRNN",
+    "ExpRNN",
+    "DTRIV",
+    "HouseholderRNN",
+    "UnitaryRNN",
+    "JANET",
+    "URLSTM",
+    "URGRU",
+    "LSTM",
+    "GRU",
+    "RNN",
+)
+DRIVES = {"Chrono": "", "Scaled": "Momentum", "LearnedMomentum": "Momentum"}  # under other names
+WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, ModReLUCore)]
+BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
+EPS = 1e-30
+
+
+def kind(cell):
+    """(drive, core) of a cell, from its name."""
+    name = type(cell).__name__
+    core = next(core for core in CORES if name.endswith(core))
+    drive = name.removesuffix(core)
+    return DRIVES.get(drive, drive), core
+
+
+def width(build, H):
+    """H, or the next width that the cell accepts: complex units come in pairs."""
+    return H + H % 2 if build.__name__.endswith("UnitaryRNN") else H
+
+
+def engines_of(build, **arguments):
+    """Every engine that accepts a cell, without ``auto``, which is one of the others."""
+    found = []
+    for engine in ENGINES:
+        if engine == "auto":
+            continue
+        try:
+            build(2, 4, engine=engine, **arguments)
+        except ValueError:
+            continue
+        found.append(engine)
+    return found
+
+
+def random_cell(build, I, H, **arguments):  # noqa: E741
+    """A double-precision cell whose every parameter is drawn wide enough to reach all branches."""
+    cell = build(I, width(build, H), **arguments).double()
+    with torch.no_grad():
+        if isinstance(cell, ModReLUCore):
+            cell.modrelu_bias.uniform_(-0.3, 0.3)
+            if hasattr(cell, "skew"):
+                cell.skew.normal_(std=0.3)
+        if isinstance(cell, DrivenCell) and isinstance(cell.drive, GatedMomentum):
+            cell.drive.weight.normal_()
+    return cell
+
+
+def random_state(cell, rows):
+    """A state no run from the start has reached: everything that a state may hold, all of it not zero."""
+    named = name_state(cell, cell.initial_state(rows))
+    for name, leaf in named.items():
+        if name == "k":
+            leaf.random_(0, 4)
+        else:
+            leaf.copy_(torch.randn_like(leaf) ** 2 + 0.1 if name == "m" else torch.randn_like(leaf))
+    named = {name: leaf.clone() for name, leaf in named.items()}
+    state = torch.utils._pytree.tree_unflatten(
+        list(named.values()), torch.utils._pytree.tree_structure(cell.initial_state(rows))
+    )
+    for leaf in leaves(state):
+        leaf.requires_grad_(leaf.is_floating_point())
+    return state
+
+
+def name_state(cell, state):
+    """The leaves of a state by name: v, m, p, k, y_input, y_hidden, h, c."""
+    if isinstance(state, NesterovState):
+        return {**{name: getattr(state, name) for name in ("y_input", "y_hidden", "k")}, **state.core._asdict()}
+    if isinstance(state.drive, torch.Tensor):
+        drive = {"m" if kind(cell)[0] == "RMSProp" else "v": state.drive}
+    else:
+        drive = state.drive._asdict() if state.drive else {}
+    return {**drive, **state.core._asdict()}
+
+
+def in_gate_space(cell, named, W, b_ih, cat):
+    """The named state (of tensors or of arrays) as the oracle keeps it."""
+    named = dict(named)
+    if "y_input" in named:
+        y_input, y_hidden = named.pop("y_input"), named.pop("y_hidden")
+        named["y"] = y_input + y_hidden
+        if kind(cell)[1] == "GRU":
+            H = cell.hidden_size
+            named["y"] = cat([named["y"][..., : 2 * H], y_input[..., 2 * H :], y_hidden[..., 2 * H :]], -1)
+    elif "v" in named and cell.drive.linear:
+        v = named["v"][..., : cell.input_size] @ W.mT
+        named["v"] = v if b_ih is None else v + named["v"][..., cell.input_size :] * b_ih[..., None, :]
+    return named
+
+
+def run_cell(cell, x, state):
+    """Outputs and the last state in gate space, by torch."""
+    y, last = cell(x, state)
+    named = in_gate_space(cell, name_state(cell, last), cell.weight_ih, cell.bias_ih, torch.cat)
+    return {"y_BTH": y, **{f"last {name}": leaf for name, leaf in named.items()}}
+
+
+def run_oracle(cell, arrays):
+    """The same by the oracle, from arrays named as :func:`sources` names the tensors."""
+    drive, core = kind(cell)
+    weights = {"W": arrays["weight_ih"], "b_ih": arrays.get("bias_ih"), "b_hh": arrays.get("bias_hh")}
+    weights["modrelu_bias"] = arrays.get("modrelu_bias")
+    if core == "UnitaryRNN":
+        weights["U"] = oracle.unitary(arrays["skew"])
+    elif core == "HouseholderRNN":
+        weights["U"] = oracle.reflections(arrays["vectors"], cell.hidden_size, cell.reflections)
+    elif "skew" in arrays:
+        weights["U"] = oracle.orthogonal(core, cell.manifold.base.numpy(), arrays["skew"])
+    else:
+        weights["U"] = arrays["weight_hh"]
+    named = {name.removeprefix("state "): a for name, a in arrays.items() if name.startswith("state ")}
+    state = in_gate_space(cell, named, weights["W"], weights["b_ih"], np.concatenate)
+    y, last = oracle.run(drive, core, _numbers(cell, arrays), weights, arrays["x"], state)
+    return {"y_BTH": y, **{f"last {name}": array for name, array in last.items()}}
+
+
+def sources(cell, x, state):
+    """Every tensor that a run depends on, by name."""
+    state_leaves = {f"state {name}": leaf for name, leaf in name_state(cell, state).items()}
+    return {"x": x, **state_leaves, **dict(cell.named_parameters())}
+
+
+def compare(cell, x, state, per_tensor=2):
+    """The largest differences of a cell from the oracle, relative to the larger of 1 and the largest oracle value.
+
+    Values, and derivatives of a fixed random function of all outputs and last states along ``per_tensor`` random
+    directions in each tensor (None: along one direction in all of them at once).
+    """
+    oracle_run = functools.partial(run_oracle, cell)
+    return compare_runs(sources(cell, x, state), run_cell(cell, x, state), oracle_run, per_tensor)
+
+
+def compare_loop(cell, x, state, loop):
+    """:func:`compare` for a cell that is no drive and core, with a loop of its own in numpy.
+
+    ``loop`` gets x, the leaves of the state and a dictionary of the parameters, as arrays, and returns the outputs and
+    the leaves of the last state.
+    """
+    y, last = cell(x, state)
+    outputs = {"y": y, **{f"last {n}": leaf for n, leaf in enumerate(leaves(last))}}
+    states = {f"state {n}": leaf for n, leaf in enumerate(leaves(state))}
+
+    def run(arrays):
+        weights = {name: arrays[name] for name, _ in cell.named_parameters()}
+        y, *last = loop(arrays["x"], [arrays[name] for name in states], weights)
+        return {"y": y, **{f"last {n}": leaf for n, leaf in enumerate(last)}}
+
+    return compare_runs({"x": x, **states, **dict(cell.named_parameters())}, outputs, run)
+
+
+def compare_runs(named, outputs, run, per_tensor=2):
+    """What :func:`compare` says, of what torch made of the tensors ``named`` and what ``run`` makes of the arrays."""
+    arrays = {name: tensor.detach().numpy() for name, tensor in named.items()}
+    expected = run(arrays)
+    assert outputs.keys() == expected.keys()
+    differences = {name: _difference(outputs[name].detach().numpy(), expected[name]) for name in outputs}
+
+    real = {name: array for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)}
+    rng = np.random.default_rng(0)
+    rows = {
+        name: [0] if per_tensor is None else range(n * per_tensor, (n + 1) * per_tensor) for n, name in enumerate(real)
+    }
+    directions = {name: np.zeros((max(map(max, rows.values())) + 1, *array.shape)) for name, array in real.items()}
+    for name, rows_of_name in rows.items():
+        for row in rows_of_name:
+            directions[name][row] = rng.standard_normal(real[name].shape)
+    function = {name: rng.standard_normal(e.shape) for name, e in expected.items() if name != "last k"}
+
+    stepped = run(arrays | {name: real[name] + 1j * EPS * d for name, d in directions.items()})
+    slopes = sum(
+        (weights * stepped[name].imag / EPS).reshape(-1, weights.size).sum(1) for name, weights in function.items()
+    )
+    loss = sum((outputs[name] * torch.from_numpy(weights)).sum() for name, weights in function.items())
+    gradients = torch.autograd.grad(loss, [named[name] for name in real], materialize_grads=True)
+    found = sum(
+        (directions[name] * gradient.numpy()).reshape(len(slopes), -1).sum(1)
+        for name, gradient in zip(real, gradients, strict=True)
+    )
+    for name, rows_of_name in rows.items():
+        differences[f"gradient of {name}"] = _difference(found[list(rows_of_name)], slopes[list(rows_of_name)])
+    return differences
+
+
+def _difference(found, expected):
+    assert found.shape == expected.shape, f"{found.shape} and {expected.shape}"
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())) if expected.size else 0.0
+
+
+def _numbers(cell, arrays):
+    drive = cell.drive if not hasattr(cell, "sign") else cell
+    numbers = oracle.Numbers(sign=getattr(cell, "sign", 1), restart_period=getattr(drive, "restart_period", 1))
+    for name in ("beta", "delta", "delta_in_root"):
+        setattr(numbers, name, getattr(drive, name, 0.0))
+    numbers.lag = getattr(cell, "lag", 1.0)
+    if isinstance(drive, GatedMomentum):
+        numbers.gate = arrays["drive.weight"], arrays["drive.bias"]
+        numbers.step_size = drive.step_size
+        return numbers
+    for name in ("momentum", "step_size"):
+        coefficient = getattr(drive, name, 1.0)
+        raw = arrays.get(f"drive.{name}.raw")
+        if raw is not None:
+            limited = np.isfinite(coefficient.high)
+            value = coefficient.high * oracle.sigmoid(raw) if limited else oracle.softplus(raw)
+            setattr(numbers, name, value[..., None, :])
+        else:
+            setattr(numbers, name, getattr(coefficient, "value", coefficient))
+    return numbers
