@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from app.callbacks.gradients import FIRST, GradientsThroughTime, History
 from helpers.fake_corpus import write_small_corpus
 from helpers.paths import QUICKSTART
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -18,11 +19,10 @@ from torch import nn
 from torch.optim import Adam
 
 from app.callbacks.defaults import run_callbacks
-from app.callbacks.gradients import FIRST, GradientsThroughTime, History
 from app.callbacks.monitor import Observe
 from app.commands.main import main
 from app.diagnostics.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
-from app.plots.gradient_figures import history_picture, profile_picture
+from app.plots.gradient_figures import history_figure, profile_figure
 from app.runs.run_directory import RunDirectory
 from app.tasks import FrameClassifier, FrameRegressor, LanguageModel, SequenceClassifier, SequenceRegressor
 from cells import DTRIV, LSTM, RNN, MomentumLSTM
@@ -263,7 +263,7 @@ def test_ratio_and_slope_of_a_profile_that_is_known():
 
 def test_pictures_show_the_arrays_over_the_same_steps():
     norms = {"h": 10.0 ** -np.arange(12.0).reshape(3, 4), "x": np.zeros((3, 4))}
-    figure = history_picture(norms, [0, 10, 30], {"probe": [3, 2, 1], "training": [np.nan, 2, 1]})
+    figure = history_figure(norms, [0, 10, 30], {"probe": [3, 2, 1], "training": [np.nan, 2, 1]})
     heat, _, below = figure.axes[:3]
     (mesh,) = heat.collections
     np.testing.assert_allclose(mesh.get_array(), -np.arange(12.0).reshape(3, 4).T)
@@ -273,7 +273,7 @@ def test_pictures_show_the_arrays_over_the_same_steps():
     assert below.lines[0].get_xydata().tolist() == [[0, 3], [10, 2], [30, 1]]
     left, right = (axis.get_position() for axis in (heat, below))
     assert (left.x0, left.x1) == pytest.approx((right.x0, right.x1))
-    lines = profile_picture({"step 0": {"h": norms["h"][0]}, "step 30": {"h": norms["h"][2]}}).axes[0].lines
+    lines = profile_figure({"step 0": {"h": norms["h"][0]}, "step 30": {"h": norms["h"][2]}}).axes[0].lines
     assert lines[1].get_ydata().tolist() == norms["h"][2].tolist()
     assert lines[0].get_xdata().tolist() == [1, 2, 3, 4]
 
