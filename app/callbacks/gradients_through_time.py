@@ -28,8 +28,9 @@ FIRST_ESTIMATE = 1.0  # seconds that the first figures are expected to take
 class GradientsThroughTime(Callback):
     """Measures ||dL/dh_t||, ||dL/dx_t|| and the same of other parts of the state, without changing the training.
 
-    The first sequences of the validation set are the probe (:class:`app.diagnostics.probe.Probe`). The callback measures
-    before the first optimizer step and after every ``every`` steps, and logs the vanishing ratio and the slope.
+    The probe is the first sequences of the validation set (:class:`app.diagnostics.probe.Probe`). The callback
+    measures before the first optimizer step and after every ``every`` steps, and logs the vanishing ratio and the
+    slope.
 
     Figures of all measurements, of the first and the latest profile, and statistics of the hidden state
     (:class:`cells.analysis.dynamics.Dynamics`) are shown at validations, as long as they take at most 1 % of the time,

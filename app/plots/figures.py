@@ -1,7 +1,7 @@
 """Figures of predictions, and the style of all figures.
 
-The functions return matplotlib figures and do not use matplotlib's global state. A new kind of figure is a function with
-the decorator :func:`styled` that draws on :func:`blank`. :func:`as_array` and :func:`as_png` render a figure.
+The functions return matplotlib figures and do not use matplotlib's global state. A new kind of figure is a function
+with the decorator :func:`styled` that draws on :func:`blank`. :func:`as_array` and :func:`as_png` render a figure.
 
 Shapes: B examples, C classes, S side of an image, T steps or frames, F targets of a frame.
 """

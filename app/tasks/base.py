@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
@@ -17,6 +17,7 @@ from app.callbacks.averaging import AveragedWeights
 from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
 from app.optim.schedules import LRSchedule, make_schedule
 from app.plots.tensorboard import Board
+from app.runs.lightning_internals import is_attached, set_hyperparameters
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
 from datamodules import Batch
@@ -59,14 +60,20 @@ class Task(LightningModule):
             them. None: ``optimizer`` gets them too. It is not called if the cell has no such parameters.
 
     Attributes:
+        required_sizes: Arguments that the command line takes from the data (``DataModule.provided_sizes``).
+        training_arguments: Arguments that do not change what a trained model computes; an evaluation may change them.
+        resumable_arguments: Arguments that ``fit --resume`` may change; none by default.
         monitor: Name of the validation metric that selects the best checkpoint.
         mode: Whether the best value of ``monitor`` is its ``min`` or its ``max``.
         supports_probing: Whether :meth:`probe_loss` can be called.
     """
 
+    required_sizes: ClassVar[tuple[str, ...]] = ("input_size",)
+    training_arguments: ClassVar[tuple[str, ...]] = ("optimizer", "orthogonal_optimizer", "lr_schedule")
+    resumable_arguments: ClassVar[tuple[str, ...]] = ()
     monitor: str
     mode: Literal["min", "max"]
-    supports_probing: bool = True
+    supports_probing: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -118,7 +125,7 @@ class Task(LightningModule):
         DDP averages the gradients of the processes, which may hold different numbers of elements. Each loss is
         therefore multiplied by ``weight`` / (mean weight of the processes).
         """
-        if self._trainer is None or self.trainer.world_size == 1:
+        if not is_attached(self) or self.trainer.world_size == 1:
             return loss
         total = cast("Tensor", self.trainer.strategy.reduce(loss.new_tensor(weight), reduce_op="sum"))
         return loss * (weight * self.trainer.world_size / total)
@@ -197,8 +204,7 @@ class Task(LightningModule):
             "lr_schedule": self.lr_schedule,
             "_instantiator": "pytorch_lightning.cli.instantiate_module",  # load_from_checkpoint calls it
         }
-        # not save_hyperparameters(), which stores the configuration of the command line instead
-        self._set_hparams(hyperparameters)
+        set_hyperparameters(self, hyperparameters)
 
     def figures(self, loss: float) -> dict[str, float]:
         """Return the metrics that follow from a loss alone, by name."""

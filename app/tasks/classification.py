@@ -35,6 +35,9 @@ class SequenceClassifier(Task):
         **kwargs: Arguments of :class:`app.tasks.base.Task`.
     """
 
+    required_sizes = ("input_size", "num_classes")
+    training_arguments = (*Task.training_arguments, "choose_by")
+
     def __init__(
         self,
         cell: CellFactory,

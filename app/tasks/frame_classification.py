@@ -33,6 +33,7 @@ class FrameClassifier(Task):
         **kwargs: Arguments of :class:`app.tasks.base.Task`.
     """
 
+    required_sizes = ("input_size", "num_classes")
     monitor = "validation/loss"
     mode = "min"
 

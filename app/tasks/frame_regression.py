@@ -48,6 +48,7 @@ class FrameRegressor(Task):
         ValueError: If ``speech_every`` is negative, or ``scale`` is not positive.
     """
 
+    required_sizes = ("input_size", "target_size")
     monitor = "validation/loss"
     mode = "min"
 

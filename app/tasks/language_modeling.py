@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from app.optim.nt_asgd import NTASGD
 from app.optim.parameter_groups import OptimizerFactory
 from app.plots.tensorboard import Board
+from app.runs.lightning_internals import is_attached
 from app.tasks.base import CellFactory, Part, StepOutput, Task
 from app.tasks.carried_states import CarriedStates
 from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
@@ -64,6 +65,7 @@ class LanguageModel(Task):
         ValueError: If an argument is out of range, or the weights are to be dropped of a cell without ``weight_hh``.
     """
 
+    required_sizes = ("vocabulary_size",)
     monitor = "validation/perplexity"
     mode = "min"
 
@@ -264,7 +266,7 @@ class LanguageModel(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.carried.forget("train")
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if is_attached(self) and self.trainer.state.fn == TrainerFn.FITTING:
             self.carried.restore(checkpoint.get(CARRIED), self.trainer.global_rank)
 
 

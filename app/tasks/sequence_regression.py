@@ -30,6 +30,7 @@ class SequenceRegressor(Task):
         **kwargs: Arguments of :class:`app.tasks.base.Task`.
     """
 
+    required_sizes = ("input_size", "target_size")
     monitor = "validation/loss"
     mode = "min"
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from app.callbacks.gradients import FIRST, GradientsThroughTime, History
 from helpers.fake_corpus import write_small_corpus
 from helpers.paths import QUICKSTART
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -19,7 +18,9 @@ from torch import nn
 from torch.optim import Adam
 
 from app.callbacks.defaults import run_callbacks
-from app.callbacks.monitor import Observe
+from app.callbacks.gradient_history import History
+from app.callbacks.gradients_through_time import FIRST_ESTIMATE, GradientsThroughTime
+from app.callbacks.monitor import Monitor
 from app.commands.main import main
 from app.diagnostics.probe import ROWS, Measurement, Probe, outermost_cells, slope, vanishing_ratio
 from app.plots.gradient_figures import history_figure, profile_figure
@@ -111,10 +112,10 @@ def test_measured_is_what_autograd_gives_by_hand_at_each_measurement():
 def test_pictures_take_a_hundredth_of_the_time_until_the_end(monkeypatch):
     """Epochs of 30 s, pictures that take 0.5 s where 1 s was expected: first at 120 > 100."""
     now, shown = [0.0], []
-    monkeypatch.setattr("app.callbacks.gradients.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("app.callbacks.gradients_through_time.time.monotonic", lambda: now[0])
     callback = GradientsThroughTime(1, FILE)
-    callback.probe, callback.drawing, callback.start, callback.latest = object(), 0.0, 0.0, FIRST
-    monkeypatch.setattr("app.callbacks.gradients.showing", lambda trainer: True)
+    callback.probe, callback.drawing, callback.start, callback.latest = object(), 0.0, 0.0, FIRST_ESTIMATE
+    monkeypatch.setattr("app.callbacks.gradients_through_time.shows_figures", lambda trainer: True)
 
     def show(trainer, task):
         shown.append(now[0])
@@ -140,12 +141,13 @@ def test_arrays_are_read_back_and_a_run_goes_on_with_them():
     for step in (0, 2, 4):
         history.add(step, step / 2, Measurement(float(step), {"cell/h": np.full(5, step + 1.0)}))
     history.save(FILE)
-    found = History.load(FILE, before=4)
-    assert found.steps == [0, 2]
-    assert found.probe_loss == [0, 2]
-    assert found.train_loss == [0, 1]
-    assert found.cells == ["cell"]
-    np.testing.assert_array_equal(found.of_cell("cell")["h"], [[1] * 5, [3] * 5])
+    torch.save(history.state_dict(), "state.pt")
+    for found in (History.load(FILE), History.from_state_dict(torch.load("state.pt", weights_only=True))):
+        assert found.steps == [0, 2, 4]
+        assert found.probe_loss == [0, 2, 4]
+        assert found.train_loss == [0, 1, 2]
+        assert found.cells == ["cell"]
+        np.testing.assert_array_equal(found.of_cell("cell")["h"], [[1] * 5, [3] * 5, [5] * 5])
 
 
 def test_a_resumed_run_measures_what_the_undisturbed_one_does():
@@ -234,17 +236,16 @@ def test_the_loss_on_a_probe_is_that_of_the_training(task, targets, monkeypatch)
     batch = {"inputs": torch.randn(2, 6, 3), "targets": targets, "lengths": torch.tensor([6, 4])}
     logged = {}
     monkeypatch.setattr(task, "log_part", lambda part, weight, **metrics: logged.update(metrics))
-    task.measure(batch, "train")
+    task.training_step(batch, 0)
     assert Probe(batch).measure(task).loss == pytest.approx(logged["loss"].item(), rel=1e-5)
 
 
 def test_what_cannot_be_looked_into_says_so():
     class Silent(SequenceClassifier):
-        def probe_loss(self, batch):
-            return None
+        supports_probing = False
 
     probe = Probe({"inputs": torch.rand(2, 3, 1), "targets": torch.zeros(2, dtype=torch.int64)})
-    with pytest.raises(ValueError, match="Silent has no probe_loss"):
+    with pytest.raises(ValueError, match="Silent does not support probing"):
         probe.measure(Silent(LSTM, 1, 10, hidden_size=3))
 
 
@@ -296,7 +297,7 @@ def test_it_is_switched_off_alone_or_with_all_else(observe, every):
     task = SequenceClassifier(LSTM, 1, 10, hidden_size=3)
     callbacks = run_callbacks(task, RunDirectory(Path("run")), observe, every)
     assert not any(isinstance(callback, GradientsThroughTime) for callback in callbacks)
-    assert any(isinstance(callback, Observe) for callback in callbacks) == observe
+    assert any(isinstance(callback, Monitor) for callback in callbacks) == observe
 
 
 def profile_at_the_start(cell, data):
@@ -334,9 +335,7 @@ def test_a_stream_is_not_disturbed():
         data = Corpus("data", batch_size=4)
         data.prepare_data()
         data.setup("fit")
-        task = LanguageModel(
-            LSTM, data.vocabulary_size, embedding_size=5, hidden_sizes=[6, 5], word_dropout=0.1, optimizer=Adam
-        )
+        task = LanguageModel(LSTM, data.vocabulary_size, embedding_size=5, hidden_sizes=[6, 5], optimizer=Adam)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         Trainer(max_epochs=2, callbacks=callbacks, enable_model_summary=False, **quiet).fit(task, data)
         weights.append(task.state_dict())

@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 import torch
-from app.optim.averaging import NTASGD, AveragedWeights
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim import ASGD
 
+from app.callbacks.averaging import AveragedWeights
+from app.optim.nt_asgd import NTASGD
 from app.optim.parameter_groups import JointOptimizer
 from app.tasks import SequenceClassifier
 from cells import RNN

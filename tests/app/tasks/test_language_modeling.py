@@ -203,7 +203,7 @@ def test_an_untied_softmax_has_its_own_weight():
     [
         (
             {"hidden_sizes": [8, 7]},
-            r"hidden_sizes must end with the embedding_size, 6, where tied is True, got \[8, 7\]",
+            r"must end with the embedding_size, 6, where tied is True, got \[8, 7\]",
         ),
         ({"hidden_sizes": []}, r"hidden_sizes must hold at least one layer, got \[\]"),
         ({"embedding_size": 0}, "embedding_size is 0; an integer of at least 1 is expected"),
