@@ -49,8 +49,8 @@ class LanguageModel(Task):
 
     Args:
         cell: The recurrent cell of each layer: called with (input_size, hidden_size).
-        vocabulary_size: V. The command line takes it from the data.
-        embedding_size: E.
+        vocabulary_size: Number of words, V. The command line takes it from the data.
+        embedding_size: Number of features of a word's embedding, E.
         hidden_sizes: Hidden units of each layer, first layer first.
         tied: Whether the embedding is also the weight of the softmax. The last layer must then have E units.
         adaptive_cutoffs: Word indices at which the adaptive softmax (Grave et al. 2017) divides a large vocabulary,

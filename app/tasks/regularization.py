@@ -20,8 +20,8 @@ class Regularization:
 
     Args:
         output_dropout: Dropout probability of the last layer's features; a window has one mask for all its steps.
-        layer_dropout: The same between layers.
-        input_dropout: The same for the features of the embedding.
+        layer_dropout: Dropout probability of the features between layers, with masks of the same kind.
+        input_dropout: Dropout probability of the features of the embedding, with masks of the same kind.
         word_dropout: Probability of dropping a word from the embedding, in all its occurrences in a window.
         weight_dropout: Dropout probability of the entries of each layer's ``weight_hh``; one mask per window.
         activation_regularization: alpha in alpha mean(y^2), added to the loss; y is the last layer's output after

@@ -101,8 +101,8 @@ def test_parameters(size, hidden, count):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"speech_every": -1}, "speech_every is -1; 0 or a positive integer is expected"),
-        ({"scale": 0.0}, "scale is 0.0; a number above 0 is expected"),
+        ({"speech_every": -1}, "speech_every must be an integer of at least 0, got -1"),
+        ({"scale": 0.0}, "scale must be above 0, got 0.0"),
     ],
 )
 def test_bad_arguments_are_refused(options, sentence):
