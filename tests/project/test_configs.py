@@ -103,7 +103,7 @@ def test_every_cell_file_belongs_to_a_problem():
 def test_header_is_short(config):
     lines = (FOLDER / config).read_text(encoding="utf-8").splitlines()
     header = list(itertools.takewhile(lambda line: line.startswith("# "), lines))
-    assert 2 <= len(header) <= 6
+    assert 2 <= len(header) <= 4
     assert lines[len(header)] in ("data:", "model:", "seed_everything: 0")
 
 
