@@ -71,7 +71,7 @@ def takes_a_step(*configs: Path | str, options: Sequence[str] = ()) -> bool:
 
 
 @pytest.mark.parametrize("config", SELF_CONTAINED, ids=str)
-@pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+@pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
 def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys):
     text = (FOLDER / config).read_text(encoding="utf-8")
     data = re.search(r"class_path: (\w+)", text)[1]
