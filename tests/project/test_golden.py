@@ -16,7 +16,6 @@ import torch
 from torch.optim import Adam
 
 import cells
-from app.commands.lightning_cli import LINKED_SIZES
 from app.tasks import FrameClassifier, SequenceClassifier, SequenceRegressor
 from datamodules import Adding, Copying, Digits
 
@@ -38,7 +37,7 @@ def ten_losses(task_name: str, name: str) -> list[float]:
     torch.manual_seed(0)
     data = make_data(batch_size=16)
     data.setup()
-    sizes = {size: getattr(data, size) for size in LINKED_SIZES if hasattr(data, size)}
+    sizes = {size: getattr(data, size) for size in make.required_sizes}
     cell = partial(cells.find_cell(name), **ARGUMENTS.get(name, {}))
     task = make(cell, hidden_size=8, optimizer=partial(Adam, lr=0.01), **sizes)
     task.double()
