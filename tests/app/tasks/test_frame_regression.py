@@ -31,7 +31,7 @@ OPTIONS = [
     *("--model.optimizer", "Adam", "--model.optimizer.lr", "0.01"),
     *("--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--run_dir", "run"),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+pytestmark = pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
 
 
 def regressor(**options) -> FrameRegressor:
