@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from math import ceil
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from app.optim.averaging import AveragedWeights
 from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
 from app.plots.tensorboard import Board
+from app.runs.lightning_internals import is_attached, set_hyperparameters
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
 from datamodules import Batch
@@ -37,10 +38,16 @@ class Task(LightningModule):
             get; None, or a cell that has no such parameters, leaves them all to ``optimizer``.
 
     Attributes:
+        required_sizes: Arguments that the command line takes from the data (``DataModule.provided_sizes``).
+        training_arguments: Arguments that do not change what a trained model computes; an evaluation may change them.
+        resumable_arguments: Arguments that ``fit --resume`` may change; none by default.
         monitor: Name of the validation metric that chooses the best checkpoint and sums up a run.
         mode: Whether ``monitor`` is to be ``max`` or ``min``.
     """
 
+    required_sizes: ClassVar[tuple[str, ...]] = ("input_size",)
+    training_arguments: ClassVar[tuple[str, ...]] = ("optimizer", "orthogonal_optimizer", "lr_schedule")
+    resumable_arguments: ClassVar[tuple[str, ...]] = ()
     monitor: str
     mode: Literal["min", "max"]
 
@@ -70,7 +77,7 @@ class Task(LightningModule):
             "lr_schedule": self.lr_schedule,
             "_instantiator": "pytorch_lightning.cli.instantiate_module",  # what load_from_checkpoint builds it with
         }
-        self._set_hparams(hyperparameters)  # save_hyperparameters would take what the command line was given instead
+        set_hyperparameters(self, hyperparameters)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.measure(batch, "train")[0]
@@ -135,7 +142,7 @@ class Task(LightningModule):
         Their gradients are averaged. With each loss multiplied by the part of all the things that its process has, and
         by the number of processes, the average is the gradient of the mean over all of them.
         """
-        if self._trainer is None or self.trainer.world_size == 1:
+        if not is_attached(self) or self.trainer.world_size == 1:
             return loss
         total = cast("Tensor", self.trainer.strategy.reduce(loss.new_tensor(weight), reduce_op="sum"))
         return loss * (weight * self.trainer.world_size / total)

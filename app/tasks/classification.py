@@ -38,6 +38,9 @@ class SequenceClassifier(Task):
             few examples make accuracies coarse.
     """
 
+    required_sizes = ("input_size", "num_classes")
+    training_arguments = (*Task.training_arguments, "choose_by")
+
     def __init__(
         self,
         cell: CellFactory,

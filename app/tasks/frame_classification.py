@@ -34,6 +34,7 @@ class FrameClassifier(Task):
         orthogonal_optimizer: The optimiser of the cell's orthogonal parameters, if they have one of their own.
     """
 
+    required_sizes = ("input_size", "num_classes")
     monitor = "validation/loss"
     mode = "min"
 

@@ -51,6 +51,7 @@ class FrameRegressor(Task):
         ValueError: if ``speech_every`` is negative, or ``scale`` is not above 0.
     """
 
+    required_sizes = ("input_size", "target_size")
     monitor = "validation/loss"
     mode = "min"
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 from app.optim.averaging import NTASGD
 from app.optim.parameter_groups import OptimizerFactory
 from app.plots.tensorboard import Board
+from app.runs.lightning_internals import is_attached
 from app.tasks.base import CellFactory, LRSchedule, Task
 from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
 from cells import Cell, detach, reset_rows
@@ -67,6 +68,7 @@ class LanguageModel(Task):
         ValueError: if an argument lies outside what is accepted, or the cell has no ``weight_hh`` to drop entries of.
     """
 
+    required_sizes = ("vocabulary_size",)
     monitor = "validation/perplexity"
     mode = "min"
 
@@ -284,7 +286,7 @@ class LanguageModel(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.carried.pop("train", None)
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if is_attached(self) and self.trainer.state.fn == TrainerFn.FITTING:
             self.restored = checkpoint.get(CARRIED)
 
     def _logits(self, y_NH: Tensor) -> Tensor:

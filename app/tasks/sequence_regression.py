@@ -31,6 +31,7 @@ class SequenceRegressor(Task):
         orthogonal_optimizer: The optimiser of the cell's orthogonal parameters, if they have one of their own.
     """
 
+    required_sizes = ("input_size", "target_size")
     monitor = "validation/loss"
     mode = "min"
 

@@ -60,6 +60,8 @@ class Corpus(DataModule):
     """
 
     input_size = 1  # the number of a word
+    provided_sizes = ("vocabulary_size",)
+    resumable_arguments = ("root", "cache")
     folders: ClassVar[tuple[str, ...]] = (".",)
     own_names: ClassVar[tuple[str, ...]] = ("train.txt", "valid.txt", "test.txt")
     train: Rows

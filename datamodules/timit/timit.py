@@ -93,6 +93,8 @@ class TIMIT(DataModule):
     test: Frames
     input_size = spectra.BINS
     target_size = spectra.BINS
+    provided_sizes = ("input_size", "target_size")
+    resumable_arguments = ("root", "prepared")
 
     def __init__(
         self,
