@@ -139,7 +139,7 @@ def test_a_cell_of_the_user_by_its_dotted_path():
             "--model.optimizer is 'Adamm', which is not known; known, closest first: Adam",
         ),
         (["--data", "Digit"], "--data is 'Digit', which is not known; known, closest first: Digits"),
-        (["--data.batch_size", "0"], "batch_size is 0; an integer of at least 1 is expected"),
+        (["--data.batch_size", "0"], "batch_size must be an integer of at least 1, got 0"),
         (["--trainer.max_epoch", "3"], "Trainer has no argument 'max_epoch'; it has, closest first: max_epochs"),
         (["--trainer.max_epochs", "few"], "--trainer.max_epochs is 'few'; an integer"),
         (["--nonsense", "3"], "--nonsense is not known"),
