@@ -30,6 +30,7 @@ from app.commands.error_messages import dropped_arguments, plain_sentence
 from app.commands.export import export
 from app.commands.predictions import check_output, every_prediction, write_predictions
 from app.errors import DivergenceError, LostProcessError, Stopped, UserError
+from app.plots.tensorboard import RunLogger
 from app.runs.checkpoint_files import CheckpointFiles, check_fits, read_checkpoint
 from app.runs.configuration import dump_config, with_existing_configs, with_run_config
 from app.runs.distributed import FIRST, end_with_first
@@ -253,7 +254,7 @@ class CLI(LightningCLI):
             if given.logger in (None, True):
                 # what was shown after the checkpoint is shown again
                 purge = {"purge_step": read_checkpoint(Path(self.options.ckpt_path))["global_step"]} if resumed else {}
-                kwargs["logger"] = TensorBoardLogger(
+                kwargs["logger"] = RunLogger(
                     self.run_directory.path, name="", version="tensorboard", default_hp_metric=False, **purge
                 )
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
@@ -411,14 +412,12 @@ class CLI(LightningCLI):
     def _log_hyperparameters(self, metrics: dict[str, dict[str, float]]) -> None:
         """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
         part, _, metric = self.model.monitor.partition("/")
-        if self.datamodule.chosen_on_test:
-            part = "best_test"
         hyperparameters = flat_hyperparameters(self.model.hparams)
         hyperparameters |= {"data": type(self.datamodule).__name__, "seed": self._seed()}
         hyperparameters |= self.datamodule.description
         if isinstance(self.trainer.logger, TensorBoardLogger):
-            best = {f"best/{part}/{metric}": metrics[part][metric]}
-            self.trainer.logger.log_hyperparams(hyperparameters, best)
+            value = metrics["best_test" if self.datamodule.chosen_on_test else part][metric]
+            self.trainer.logger.log_hyperparams(hyperparameters, {f"{part}/best_{metric}": value})
             self.trainer.logger.save()
 
     def _seed(self) -> int | None:
