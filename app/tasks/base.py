@@ -8,16 +8,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from typing_extensions import Self
 
 from app.optim.averaging import AveragedWeights
 from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
 from app.plots.tensorboard import Board
+from app.runs.checkpoint_files import INSTANTIATOR, check_classes, read_checkpoint
 from app.runs.lightning_internals import is_attached, set_hyperparameters
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
@@ -75,9 +78,19 @@ class Task(LightningModule):
             "optimizer": _description(self.make_optimizer),
             "orthogonal_optimizer": self.make_orthogonal_optimizer and _description(self.make_orthogonal_optimizer),
             "lr_schedule": self.lr_schedule,
-            "_instantiator": "pytorch_lightning.cli.instantiate_module",  # what load_from_checkpoint builds it with
+            "_instantiator": INSTANTIATOR,
         }
         set_hyperparameters(self, hyperparameters)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a task as Lightning does, from a checkpoint that names only cells and optimizers.
+
+        Raises:
+            UserError: if the checkpoint is damaged, or names another class or function.
+        """
+        check_classes(read_checkpoint(Path(checkpoint_path))["hyper_parameters"])
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.measure(batch, "train")[0]
