@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from app.callbacks.gradients import History
+from app.callbacks.gradient_history import History
 from app.commands.console import Parser, echo
 from app.commands.session import load_trained
 from app.diagnostics.page import page

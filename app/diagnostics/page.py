@@ -1,6 +1,6 @@
-"""The report that ``python -m app diagnose`` writes: one HTML file with its pictures, which loads nothing.
+"""The report that ``python -m app diagnose`` writes: one HTML file with its figures, which loads nothing.
 
-Its text and its layout are in ``page.html``. This module computes the numbers and draws the pictures.
+Its text and its layout are in ``page.html``. This module computes the numbers and draws the figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from app.diagnostics.probe import slope, vanishing_ratio
 from app.plots.figures import as_png
-from app.plots.gradient_figures import history_picture, jacobians_picture, profile_picture, spectra_picture
+from app.plots.gradient_figures import history_figure, jacobians_figure, profile_figure, spectra_figure
 from cells.analysis.jacobians import Jacobians
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def _section(cell: str, found: Sequence[Diagnosis]) -> dict[str, Any]:
                 ("slope of log10 ||dL/dh_t||, decades per step", slope),
             )
         ],
-        "profile": _image(profile_picture(profiles)),
+        "profile": _image(profile_figure(profiles)),
         "histories": [(diagnosis.name, _history(diagnosis, cell)) for diagnosis in having_history],
         "state": _state(cell, found),
-        "spectra": _image(spectra_picture(spectra)) if any(spectra.values()) else None,
-        "jacobians": _image(jacobians_picture(measured)),
+        "spectra": _image(spectra_figure(spectra)) if any(spectra.values()) else None,
+        "jacobians": _image(jacobians_figure(measured)),
         "products": [_in_words(name, jacobians) for name, jacobians in measured.items()],
     }
 
@@ -101,7 +101,7 @@ def _history(diagnosis: Diagnosis, cell: str) -> str:
     history = diagnosis.history
     assert history is not None
     losses = {"probe": history.probe_loss, "training": history.train_loss}
-    return _image(history_picture(history.of_cell(cell), history.steps, losses))
+    return _image(history_figure(history.of_cell(cell), history.steps, losses))
 
 
 def _state(cell: str, found: Sequence[Diagnosis]) -> list[Row]:

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.commands.main import main
 from app.tasks import LanguageModel
+from app.tasks.sampling import sample_words
 from cells import LSTM
 
 
@@ -68,7 +69,7 @@ def test_words_are_drawn_with_their_probabilities():
             log_probability, state = task.step(torch.tensor([word]), state)
 
     def frequencies(temperature: float, top_k: int | None) -> torch.Tensor:
-        drawn = [next(task.sample([3, 1], temperature, top_k, seed)) for seed in range(200)]
+        drawn = [next(sample_words(task, [3, 1], temperature, top_k, seed)) for seed in range(200)]
         return torch.bincount(torch.tensor(drawn), minlength=5) / 200
 
     for temperature in (1.0, 0.5):
@@ -82,7 +83,7 @@ def test_words_are_drawn_with_their_probabilities():
     ("options", "message"),
     [
         (["--prompt", "the unicorm"], None),
-        (["--length", "0"], "length is 0; an integer of at least 1 is expected"),
+        (["--length", "0"], "--length must be above 0, got 0"),
         (["--temperature", "0"], "--temperature must be above 0, got 0"),
         (["--top_k", "0"], "--top_k must be above 0, got 0"),
         (["--top_k", "few"], "--top_k must be"),
