@@ -26,6 +26,8 @@ def import_named_classes(options: Sequence[str]) -> None:
     """
     for path in _named_paths(options):
         module = path.rpartition(".")[0]
+        if re.fullmatch(r"[\w.]*\.", path) or path.startswith("."):
+            raise UserError(f"a class must be given by its name or its path package.module.Class, got {path!r}")
         if re.fullmatch(r"\w+(\.\w+)*", module):
             try:
                 importlib.import_module(module)

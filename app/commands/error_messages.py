@@ -12,7 +12,8 @@ from cells import Cell, find_cell
 from cells.registry import own_parameters
 from cells.validation import closest_first
 
-RESTRICTED = r".*?: (\S+) does not conform to restriction v(\S+?)(?=\s|$)"
+CONFIGURED = ", on the command line or by --config FILE (such as configs/quickstart.yaml)"
+RESTRICTED = r"Not of type \w+: (?:(\S+) )?does not conform to restriction v(\S+)"
 
 
 def plain_message(message: str) -> str:
@@ -31,11 +32,11 @@ def plain_message(message: str) -> str:
         return _unknown_argument("", (unknown[1] or unknown[2]).lstrip("-").partition("=")[0], message)
     if missing := re.search(r"the following arguments are required: (.*)", message):
         names = " and ".join(f"--{name.strip().rpartition('.')[2]}" for name in missing[1].split(","))
-        hint = " Give them here or by --config FILE, such as configs/quickstart.yaml." if "data" in names else ""
-        return f"{names} must be given.{hint}"
-    if bounded := re.search(rf'Parser key "([^"]+)":{RESTRICTED}', message, re.DOTALL):
-        bound = re.sub(r"^>=", "at least ", bounded[3]).replace(">", "above ")
-        return f"--{bounded[1]} must be {bound}, got {bounded[2]}"
+        configurable = re.search("--data|--model", names)
+        return f"{names} must be given" + (CONFIGURED if configurable else "")
+    if bounded := re.search(RESTRICTED, message):
+        bound = re.sub(r"^>=", "at least ", bounded[2]).replace(">", "above ")
+        return f"{option} must be {bound}, got {bounded[1] or value}"
     if choice := re.search(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
         return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}"
     if option.endswith(".cell") and (refusal := _not_a_cell(value)):

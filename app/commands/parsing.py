@@ -13,6 +13,7 @@ import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from pytorch_lightning import Callback
 from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -179,6 +180,8 @@ class CommandLine(LightningCLI):
     def _run_callbacks(self, run: RunDirectory) -> list[Callback]:
         options = self.options
         own = run_callbacks(self.model, run, options.observe, options.probe_every, options.save_every)
+        if options.trainer.logger is False:
+            own = [callback for callback in own if not isinstance(callback, LearningRateMonitor)]  # it needs a logger
         return [self.solved, *own]  # `solved` first: what it found belongs in the checkpoint of the same step
 
     def _tensorboard(self, run: RunDirectory) -> TensorBoardLogger:
