@@ -194,7 +194,9 @@ def fit(folder, max_epochs: int, checkpoint=None) -> tuple[Watch, SequenceClassi
 
 def test_average_is_validated_and_saved_while_training_continues_from_the_weights(tmp_path):
     watch, task = fit(tmp_path, 5)
-    average = torch.stack(watch.steps[7:8]).mean(0)  # epoch 4 of 5 holds steps 6 and 7; the average leaves out the first
+    average = torch.stack(watch.steps[7:8]).mean(
+        0
+    )  # epoch 4 of 5 holds steps 6 and 7; the average leaves out the first
     torch.testing.assert_close(watch.validated[3], average)
     torch.testing.assert_close(watch.validated[4], torch.stack(watch.steps[7:10]).mean(0))
     for epoch in range(3):
