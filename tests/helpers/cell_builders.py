@@ -66,8 +66,8 @@ def engines_of(build, **arguments):
 def random_cell(build, I, H, **arguments):  # noqa: E741
     """Return a cell in float64 whose every parameter is drawn wide enough to reach all branches.
 
-    The weights are drawn in float64 too. Drawn in float32, they would differ by 1e-7 between processors, and a unit of a
-    modReLU could be on either side of its jump.
+    The weights are drawn in float64 too. Drawn in float32, they would differ by 1e-7 between processors, and a unit of
+    a modReLU could be on either side of its jump.
     """
     torch.set_default_dtype(torch.float64)
     try:
