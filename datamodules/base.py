@@ -167,7 +167,7 @@ class DataModule(LightningDataModule):
             raise DataError(f"the place in the data cannot be found again: {'; '.join(different)}")
         self.resumed_at = state_dict["epoch"], state_dict["batches"]
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         """What decides which batches there are and who reads them."""
         return {"batch_size": self.batch_size, "processes": self._processes()[1], "seed": run_seed() or 0}
 

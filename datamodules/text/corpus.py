@@ -218,7 +218,7 @@ class Corpus(DataModule):
             )
         super().load_state_dict(state_dict)
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         return {**super()._reading(), "window": self.window, "random_windows": int(self.random_windows)}
 
     def _training_windows(self) -> TrainingWindows:
