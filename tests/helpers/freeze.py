@@ -53,7 +53,7 @@ def state_dict_keys() -> list[str]:
         if "learn" in own_parameters(cell):
             modules[f"{name}(learn=unit)"] = cell(3, 4, learn="unit")
     for name, task in tasks().items():
-        accepted = inspect.signature(task).parameters
+        accepted = set(arguments(task))
         modules[name] = task(cells.LSTM, **{key: value for key, value in (SIZES | SMALL).items() if key in accepted})
     return sorted(
         f"{name} {key} {'x'.join(map(str, entry.shape)) or 'scalar'}"
@@ -73,7 +73,7 @@ def options() -> list[str]:
     for classes in (tasks(), data_modules()):
         for name, cls in classes.items():
             lines += [f"{name} {argument}" for argument in arguments(cls)]
-    return sorted(lines)
+    return sorted(set(lines))
 
 
 LISTS: dict[str, Callable[[], list[str]]] = {
@@ -109,13 +109,24 @@ def data_modules() -> dict[str, type[datamodules.DataModule]]:
 
 
 def arguments(cls: type, prefix: str = "") -> Iterator[str]:
-    """Yield the arguments of a class; those of a group, which is a dataclass, follow it as ``group.argument``."""
-    types = typing.get_type_hints(cls.__init__)
-    for name in list(inspect.signature(cls).parameters):
-        yield prefix + name
-        for group in [types.get(name), *typing.get_args(types.get(name))]:
-            if isinstance(group, type) and dataclasses.is_dataclass(group):
-                yield from arguments(group, f"{prefix}{name}.")
+    """Yield the arguments of a class and of the bases that its ``**kwargs`` go to.
+
+    The arguments of a group, which is a dataclass, follow it as ``group.argument``.
+    """
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        types = typing.get_type_hints(base.__init__)
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # without self
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            yield prefix + parameter.name
+            for group in [types.get(parameter.name), *typing.get_args(types.get(parameter.name))]:
+                if isinstance(group, type) and dataclasses.is_dataclass(group):
+                    yield from arguments(group, f"{prefix}{parameter.name}.")
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
 
 
 def commands() -> list[str]:
