@@ -15,7 +15,7 @@ from cells.registry import origin
 from cells.state import leaves
 from helpers import oracle
 
-BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
+BUILT_IN = {name: cell for name, found in registered_cells().items() for cell in found if origin(cell) == "built in"}
 DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, Core)}
 CORES = (
     "CayleyRNN",

@@ -22,7 +22,8 @@ import app.tasks
 import cells
 import datamodules
 from app.commands.main import main
-from cells.registry import origin, own_parameters
+from cells.registry import own_parameters
+from helpers.cell_builders import BUILT_IN
 from helpers.paths import ROOT
 
 FROZEN = ROOT / "tests" / "project" / "frozen"
@@ -48,7 +49,7 @@ def public_names() -> list[str]:
 def state_dict_keys() -> list[str]:
     """Return class, key and shape of each entry in the state dictionaries of cells and of tasks with an LSTM."""
     modules: dict[str, nn.Module] = {}
-    for name, cell in built_in_cells().items():
+    for name, cell in BUILT_IN.items():
         modules[name] = cell(3, 4)
         if "learn" in own_parameters(cell):
             modules[f"{name}(learn=unit)"] = cell(3, 4, learn="unit")
@@ -68,7 +69,7 @@ def options() -> list[str]:
     The options of Lightning's Trainer belong to Lightning and are left out.
     """
     lines = [f"{command} {option}" for command in commands() for option in options_of(command)]
-    for name, cell in built_in_cells().items():
+    for name, cell in BUILT_IN.items():
         lines += [f"{name} {argument}" for argument in own_parameters(cell)]
     for classes in (tasks(), data_modules()):
         for name, cls in classes.items():
@@ -81,11 +82,6 @@ LISTS: dict[str, Callable[[], list[str]]] = {
     "state_dict_keys.txt": state_dict_keys,
     "options.txt": options,
 }
-
-
-def built_in_cells() -> dict[str, type[cells.Cell]]:
-    found = {name: classes[0] for name, classes in cells.registered_cells().items()}
-    return {name: cell for name, cell in found.items() if origin(cell) == "built in"}
 
 
 def tasks() -> dict[str, type[app.tasks.Task]]:
