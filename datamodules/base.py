@@ -65,6 +65,9 @@ class DataModule(LightningDataModule):
         batch_size: Sequences in a batch (of each process).
 
     Attributes:
+        provided_sizes: Attributes that a task can take as its sizes, such as ``input_size`` and ``num_classes``. The
+            command line passes those that the task requires.
+        resumable_arguments: Arguments that ``fit --resume`` may change: the places of files.
         chosen_on_test: Whether there is no validation split, and the test data stand in its place, so that the best
             epoch is chosen on them.
         training_order: What puts the training examples into batches.
@@ -74,6 +77,8 @@ class DataModule(LightningDataModule):
         ValueError: if ``batch_size`` is below 1.
     """
 
+    provided_sizes: ClassVar[tuple[str, ...]] = ("input_size",)
+    resumable_arguments: ClassVar[tuple[str, ...]] = ("root",)
     chosen_on_test: bool = False
     training_order: ClassVar[type[Batches]] = Batches
     solved_below: float | None = None
@@ -162,7 +167,7 @@ class DataModule(LightningDataModule):
             raise DataError(f"the place in the data cannot be found again: {'; '.join(different)}")
         self.resumed_at = state_dict["epoch"], state_dict["batches"]
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         """What decides which batches there are and who reads them."""
         return {"batch_size": self.batch_size, "processes": self._processes()[1], "seed": run_seed() or 0}
 

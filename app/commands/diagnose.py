@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import torch
 
-from app.callbacks.gradients import History
+from app.callbacks.gradient_history import History
 from app.commands.console import say
 from app.commands.lightning_cli import load_trained
 from app.diagnostics.probe import Measurement, Probe

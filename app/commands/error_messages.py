@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
+from app.commands.class_lookup import class_at, subclasses
 from cells import Cell, find_cell
 from cells.registry import own_parameters
 from cells.validation import closest_first
@@ -89,11 +89,10 @@ def _unknown_argument(option: str, name: str, message: str) -> str:
         option, name = "--trainer", name.partition(".")[2]
     if not classes:
         return f"--{name} is not known; --help shows every option"
-    module, _, class_name = classes[-1].rpartition(".")
-    cls = getattr(import_module(module), class_name)
+    cls = class_at(classes[-1])
     known = own_parameters(cls) if issubclass(cls, Cell) else inspect.signature(cls).parameters
     return (
-        f"{option}.{name} is not known: {class_name} has no argument {name!r}; it has, closest first: "
+        f"{option}.{name} is not known: {cls.__name__} has no argument {name!r}; it has, closest first: "
         f"{closest_first(name, known)}"
     )
 
@@ -120,10 +119,5 @@ def _subclasses_for(option: str) -> list[type]:
         "orthogonal_optimizer": Optimizer,
     }
     base = bases.get(option.rpartition(".")[2].lstrip("-"))
-    found = [] if base is None else _all_subclasses(base)
+    found = [] if base is None else subclasses(base)
     return [cls for cls in found if not cls.__name__.startswith("_") and "lightning" not in cls.__module__]
-
-
-def _all_subclasses(cls: type) -> list[type]:
-    direct: list[type] = cls.__subclasses__()
-    return direct + [deeper for subclass in direct for deeper in _all_subclasses(subclass)]

@@ -13,6 +13,7 @@ from app.errors import UserError
 from app.runs.checkpoint_files import read_checkpoint
 from app.runs.run_directory import RunDirectory
 from app.tasks import LanguageModel
+from app.tasks.sampling import sample_words
 from cells.validation import closest_first
 from datamodules.text.vocabulary import UnknownWordError, Vocabulary, text_of
 
@@ -55,7 +56,7 @@ def generate(options: Sequence[str]) -> None:
         ) from error
     if not start + prompt:
         raise UserError("prompt is ''; at least one word is expected, since lines of the training text have no end")
-    drawn = model.sample(start + prompt, given.temperature, given.top_k, given.seed)
+    drawn = sample_words(model, start + prompt, given.temperature, given.top_k, given.seed)
     numbers = [*prompt, *islice(drawn, given.length)]
     say(text_of([vocabulary.words[number] for number in numbers], end_of_line))
 

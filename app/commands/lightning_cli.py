@@ -24,6 +24,7 @@ from app.callbacks.checkpoints import LastCheckpoint
 from app.callbacks.defaults import ProgressBar, SaveConfig, run_callbacks
 from app.callbacks.solved import Solved
 from app.commands import console
+from app.commands.class_lookup import check_sizes, class_at, import_named_classes, linked_sizes
 from app.commands.console import metrics_table
 from app.commands.error_messages import dropped_arguments, plain_sentence
 from app.commands.export import export
@@ -32,12 +33,12 @@ from app.errors import DivergenceError, LostProcessError, Stopped, UserError
 from app.runs.checkpoint_files import CheckpointFiles, check_fits, read_checkpoint
 from app.runs.configuration import dump_config, with_existing_configs, with_run_config
 from app.runs.distributed import FIRST, end_with_first
+from app.runs.lightning_internals import leave_signals_alone
 from app.runs.resume import check_unchanged, with_resumed_run
 from app.runs.run_directory import RunDirectory, flat_hyperparameters, split_metrics, versions, write_results
 from app.tasks import Task
 from datamodules import DataError, DataModule
 
-LINKED_SIZES = ("input_size", "num_classes", "target_size", "vocabulary_size")  # what a task takes from the data
 CHOSEN_ON = {
     False: "the validation set; the test set was read once",
     True: "the test set, for there is no validation split: 'test' is of the last epoch, 'best_test' is the best of all "
@@ -129,6 +130,7 @@ class CLI(LightningCLI):
 
     def __init__(self, command: str, options: Sequence[str]) -> None:
         self.command = command
+        import_named_classes(options)
         strict = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             Task,
@@ -188,7 +190,7 @@ class CLI(LightningCLI):
             help="End the training once the validation loss is below the margin at which the data count as solved.",
         )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
-        for size in LINKED_SIZES:
+        for size in linked_sizes():
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -214,6 +216,8 @@ class CLI(LightningCLI):
         self.options = self.config[self.subcommand]
         self.run_directory: RunDirectory | None = None
         self.solved = Solved(self.options.stop_when_solved)
+        model, data = (class_at(self.options[name].class_path) for name in ("model", "data"))
+        check_sizes(model, data)
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError) as error:
@@ -221,8 +225,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
         trainer = self._trainer(**kwargs)
-        # app.callbacks.signals does it, only while a training can be stopped: Lightning's would hang after SIGTERM
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        leave_signals_alone(trainer)
         return trainer
 
     def _trainer(self, **kwargs: Any) -> LightningTrainer:
@@ -260,7 +263,10 @@ class CLI(LightningCLI):
         end_with_first(self._launched(), LostProcessError.status)
         if self.options.get("resume"):
             check_unchanged(
-                RunDirectory(Path(self.options.resume)), dump_config(self._parser(self.subcommand), self.options)
+                RunDirectory(Path(self.options.resume)),
+                dump_config(self._parser(self.subcommand), self.options),
+                self.model,
+                self.datamodule,
             )
         if self.options.ckpt_path:
             path = Path(self.options.ckpt_path)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from app.diagnostics.probe import slope, vanishing_ratio
 from app.plots.figures import as_png
-from app.plots.gradient_figures import history_picture, jacobians_picture, profile_picture, spectra_picture
+from app.plots.gradient_figures import history_figure, jacobians_figure, profile_figure, spectra_figure
 from cells.analysis.jacobians import Jacobians
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _gradients(cell: str, of: str, found: Sequence[Diagnosis]) -> list[str]:
     ]
     histories = [
         _figure(
-            history_picture(
+            history_figure(
                 diagnosis.history.of_cell(cell),
                 diagnosis.history.steps,
                 {"probe": diagnosis.history.probe_loss, "training": diagnosis.history.train_loss},
@@ -132,7 +132,7 @@ def _gradients(cell: str, of: str, found: Sequence[Diagnosis]) -> list[str]:
         f"<h2>Gradients through time{escape(of)}</h2>",
         f"<p>{GRADIENTS}</p>",
         _table(["", *profiles], rows),
-        _figure(profile_picture(profiles), "Gradients through time of the trained models"),
+        _figure(profile_figure(profiles), "Gradients through time of the trained models"),
         f'<div class="row">{"".join(histories)}</div>' if histories else "",
     ]
 
@@ -149,7 +149,7 @@ def _state(cell: str, of: str, found: Sequence[Diagnosis]) -> list[str]:
         f"<h2>The state in numbers{escape(of)}</h2>",
         f"<p>{HALF_LIFE}</p>",
         _table(["", *numbers], rows),
-        _figure(spectra_picture(spectra), "Singular values of U") if any(spectra.values()) else "",
+        _figure(spectra_figure(spectra), "Singular values of U") if any(spectra.values()) else "",
     ]
 
 
@@ -158,7 +158,7 @@ def _jacobians(cell: str, of: str, found: Sequence[Diagnosis]) -> list[str]:
     return [
         f"<h2>What is left of h_t at the end{escape(of)}</h2>",
         THEORY,
-        _figure(jacobians_picture(shown), "Spectral norms over the steps"),
+        _figure(jacobians_figure(shown), "Spectral norms over the steps"),
         "<ul>",
         *(f"<li>{escape(_in_words(name, jacobians))}</li>" for name, jacobians in shown.items()),
         "</ul>",

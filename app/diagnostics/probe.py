@@ -64,6 +64,8 @@ class Probe:
         Raises:
             ValueError: if the task gives no loss for a probe.
         """
+        if not task.supports_probing:
+            raise ValueError(f"{type(task).__name__} does not support probing")
         device = torch.device("cpu") if task.device.type == "mps" else task.device  # mps has no float64
         twin = copy.deepcopy(task).to(device).double().eval().requires_grad_(False)
         batch = {name: entry.to(device) for name, entry in self.batch.items()}
@@ -73,10 +75,7 @@ class Probe:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             records = {name: stack.enter_context(recording(cell)) for name, cell in outermost_cells(twin).items()}
-            loss = twin.probe_loss(batch)
-            if loss is None:
-                raise ValueError(f"{type(task).__name__} has no probe_loss: a method that gives one is expected")
-            yield loss, {name: record for name, record in records.items() if record.outputs}
+            yield twin.probe_loss(batch), {name: record for name, record in records.items() if record.outputs}
 
     def measure(self, task: Task) -> Measurement:
         """The gradients through time of ``task`` as it is now."""

@@ -16,9 +16,6 @@ from app.errors import UserError
 from app.tasks import Task
 from datamodules.files import replacing
 
-# hyperparameters that do not change what a trained model computes
-OF_TRAINING = ("optimizer", "orthogonal_optimizer", "lr_schedule", "choose_by")
-
 
 class CheckpointFiles(TorchCheckpointIO):
     """How Lightning is to write checkpoints: a file appears under its name when all of it is on the disk."""
@@ -75,7 +72,7 @@ def check_fits(checkpoint: Mapping[str, Any], task: Task, path: Path) -> None:
         UserError: with the first differences by name.
     """
     saved, asked = (
-        flat({name: value for name, value in hyperparameters.items() if name not in OF_TRAINING})
+        flat({name: value for name, value in hyperparameters.items() if name not in task.training_arguments})
         for hyperparameters in (checkpoint["hyper_parameters"], task.hparams)
     )
     differences = [

@@ -12,13 +12,12 @@ from app.errors import UserError
 from app.runs.checkpoint_files import flat, read_checkpoint
 from app.runs.configuration import CONFIG_FLAGS, given
 from app.runs.run_directory import RunDirectory
+from app.tasks import Task
+from datamodules import DataModule
 
 LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
-# what does not change the numbers: places, and what is shown
-FREE = (
-    "data.init_args.root",
-    "data.init_args.prepared",
-    "data.init_args.cache",
+# options of the command line and the trainer that do not change the numbers
+OPTIONS = (
     "observe",
     "probe_every",
     "output",
@@ -76,12 +75,14 @@ def _offer(run: RunDirectory, damaged: Path) -> str:
     return "; the run has no other checkpoint that is good"
 
 
-def check_unchanged(run: RunDirectory, asked: str) -> None:
+def check_unchanged(run: RunDirectory, asked: str, task: Task, data: DataModule) -> None:
     """Refuse a configuration that contradicts the one that the run began with.
 
     Args:
         run: The run.
         asked: The configuration that the command line makes of it, as YAML.
+        task: Its task, which says which of its arguments may change.
+        data: Its data module, likewise.
 
     Raises:
         UserError: with the first differences by name.
@@ -89,7 +90,12 @@ def check_unchanged(run: RunDirectory, asked: str) -> None:
     began: Mapping[str, Any] = flat(yaml.safe_load(run.config.read_text(encoding="utf-8")))
     now: Mapping[str, Any] = flat(yaml.safe_load(asked))
     spanned = began.get("model.init_args.lr_schedule", "constant") != "constant"
-    free = FREE if spanned else (*FREE, *(f"trainer.{limit}" for limit in LIMITS))
+    free = [
+        *OPTIONS,
+        *(f"model.init_args.{name}" for name in task.resumable_arguments),
+        *(f"data.init_args.{name}" for name in data.resumable_arguments),
+        *(f"trainer.{limit}" for limit in LIMITS if not spanned),
+    ]
     # where nothing stood, a class with arguments may stand now; what only this version knows has its default
     names = [*began, *(name for name in now if any(name.startswith(f"{old}.") for old in began))]
     differences = [

@@ -121,8 +121,10 @@ def flat_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in hyperparameters.items():
         if isinstance(value, Mapping):
-            flat[name] = value["class_path"].rpartition(".")[2]
-            flat |= {f"{name}.{own}": given for own, given in value["init_args"].items() if given is not None}
+            if "class_path" in value:
+                flat[name] = value["class_path"].rpartition(".")[2]
+            arguments = value.get("init_args", value)  # a group of arguments has no class
+            flat |= {f"{name}.{own}": given for own, given in arguments.items() if given is not None}
         elif value is not None and not name.startswith("_"):
             flat[name] = value
     return flat

@@ -27,6 +27,7 @@ class Digits(DataModule):
 
     input_size = 1
     num_classes = 10
+    provided_sizes = ("input_size", "num_classes")
 
     def __init__(self, root: str | None = None, batch_size: int = 64) -> None:
         super().__init__(root, batch_size)

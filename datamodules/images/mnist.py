@@ -53,6 +53,7 @@ class MNIST(DataModule):
     """
 
     num_classes = 10
+    provided_sizes = ("input_size", "num_classes")
     known_as: ClassVar[str] = "MNIST"  # in torchvision.datasets, for mirrors and checksums
     folders: ClassVar[tuple[str, ...]] = ("MNIST/raw", "mnist", ".")
     sizes: ClassVar[dict[str, int]] = {"train": 60_000, "t10k": 10_000}

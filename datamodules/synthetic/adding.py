@@ -42,6 +42,7 @@ class Adding(Generated):
 
     input_size = 2
     target_size = 1
+    provided_sizes = ("input_size", "target_size")
     solved_below = 0.01
 
     def __init__(

@@ -51,6 +51,8 @@ class Copying(Generated):
         ValueError: if an argument lies outside what is accepted.
     """
 
+    provided_sizes = ("input_size", "num_classes")
+
     def __init__(
         self,
         root: str | None = None,

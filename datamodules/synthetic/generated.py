@@ -119,7 +119,7 @@ class Generated(DataModule):
             for number, part in enumerate(PARTS)
         )
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         return super()._reading() | {"train_size": self.sizes["train"], "data_seed": self._seed()}
 
     def _seed(self) -> int:

@@ -60,6 +60,8 @@ class Corpus(DataModule):
     """
 
     input_size = 1  # the number of a word
+    provided_sizes = ("vocabulary_size",)
+    resumable_arguments = ("root", "cache")
     folders: ClassVar[tuple[str, ...]] = (".",)
     own_names: ClassVar[tuple[str, ...]] = ("train.txt", "valid.txt", "test.txt")
     train: Rows
@@ -216,7 +218,7 @@ class Corpus(DataModule):
             )
         super().load_state_dict(state_dict)
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         return {**super()._reading(), "window": self.window, "random_windows": int(self.random_windows)}
 
     def _training_windows(self) -> TrainingWindows:

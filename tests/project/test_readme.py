@@ -39,7 +39,7 @@ def own_cell(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" not in line], ids=" ".join)
-@pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+@pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
 def test_command(arguments, trained, trained_language_model, own_cell, small_mnist, small_timit):
     write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
     Path("my.txt").write_text("the cat sees a bird\n")

@@ -14,9 +14,9 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from app.callbacks.monitor import SHOWINGS, Observe
+from app.callbacks.monitor import SHOWINGS, Monitor
 from app.commands.main import main
-from app.plots.figures import COLUMNS, RIGHT, WRONG, as_array, confusion_picture, examples_picture
+from app.plots.figures import COLUMNS, RIGHT, WRONG, as_array, confusion_figure, examples_figure
 from app.plots.tensorboard import Board
 from app.tasks import SequenceClassifier
 from cells import DTRIV, RNN
@@ -33,7 +33,7 @@ def events(folder: Path) -> EventAccumulator:
 
 def test_confusion_picture_is_the_darker_the_larger_the_share():
     counts = torch.tensor([[8, 0, 0], [5, 5, 0], [0, 0, 0]])
-    ((axes,),) = (confusion_picture(counts).axes,)
+    ((axes,),) = (confusion_figure(counts).axes,)
     assert axes.images[0].get_array().tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]
     written = {(text.get_position()[::-1], text.get_text(), text.get_color()) for text in axes.texts}
     assert written == {((0, 0), "8", "white"), ((1, 0), "5", "black"), ((1, 1), "5", "black")}
@@ -44,7 +44,7 @@ def test_confusion_picture_is_the_darker_the_larger_the_share():
 def test_examples_picture_marks_what_was_taken_for_another():
     images = torch.zeros(COLUMNS + 1, 4, 4)
     images[0] = 1
-    figure = examples_picture(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
+    figure = examples_figure(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
     (axes,) = figure.axes
     shown = np.stack([image.get_array() for image in axes.images])
     assert (shown == images.numpy()).all()
@@ -58,7 +58,7 @@ def test_examples_picture_marks_what_was_taken_for_another():
 
 def test_pixels_of_a_figure():
     before = dict(matplotlib.rcParams)
-    pixels = as_array(confusion_picture(torch.tensor([[1, 0], [0, 1]])))
+    pixels = as_array(confusion_figure(torch.tensor([[1, 0], [0, 1]])))
     assert before == dict(matplotlib.rcParams)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (172, 172, 3)
@@ -112,7 +112,7 @@ def train(*callbacks: Callback, epochs: int) -> SequenceClassifier:
 @pytest.fixture
 def observed():
     watch = Watch()
-    task = train(Observe(), watch, epochs=2)
+    task = train(Monitor(), watch, epochs=2)
     return watch, task, events(Path("events"))
 
 
@@ -167,7 +167,7 @@ def test_time_and_memory(monkeypatch):
     logger = TensorBoardLogger(".", name="", version="events")
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
-        logger=logger, callbacks=[Busy(), Observe()], max_epochs=1, val_check_interval=2, limit_val_batches=1, **quiet
+        logger=logger, callbacks=[Busy(), Monitor()], max_epochs=1, val_check_interval=2, limit_val_batches=1, **quiet
     )
     trainer.fit(task, Slow())
     found = events(Path("events"))
@@ -193,9 +193,9 @@ def list_like(batches, length):
 
 def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(monkeypatch):
     shown = []
-    monkeypatch.setattr(SequenceClassifier, "observe_batch", lambda *_: None)
-    monkeypatch.setattr(SequenceClassifier, "observe_epoch", lambda task, board: shown.append(board.step // 3))
-    train(Observe(), epochs=2 * SHOWINGS - 1)
+    monkeypatch.setattr(SequenceClassifier, "show_batch", lambda *_: None)
+    monkeypatch.setattr(SequenceClassifier, "show_epoch", lambda task, board: shown.append(board.step // 3))
+    train(Monitor(), epochs=2 * SHOWINGS - 1)
     assert shown == [*range(2, 2 * SHOWINGS - 1, 2), 2 * SHOWINGS - 1]
 
 
@@ -224,8 +224,8 @@ def test_what_a_task_shows_stands_at_the_step_of_the_run():
 
 def test_without_tensorboard_nothing_is_shown():
     board = Board(Trainer(logger=False, barebones=True))
-    assert not board.there
-    board.figure("picture", confusion_picture(torch.eye(2)))
+    assert not board.enabled
+    board.figure("picture", confusion_figure(torch.eye(2)))
     board.scalar("number", 1.0)
 
 

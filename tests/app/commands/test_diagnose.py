@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.callbacks.gradients import History
+from app.callbacks.gradient_history import History
 from app.commands.diagnose import examine, short_names
 from app.commands.main import main
 from app.diagnostics.page import page

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.commands.main import main
 from app.tasks import LanguageModel
+from app.tasks.sampling import sample_words
 from cells import LSTM
 
 
@@ -68,7 +69,7 @@ def test_words_are_drawn_with_their_probabilities():
             log_probability, state = task.step(torch.tensor([word]), state)
 
     def frequencies(temperature: float, top_k: int | None) -> torch.Tensor:
-        drawn = [next(task.sample([3, 1], temperature, top_k, seed)) for seed in range(200)]
+        drawn = [next(sample_words(task, [3, 1], temperature, top_k, seed)) for seed in range(200)]
         return torch.bincount(torch.tensor(drawn), minlength=5) / 200
 
     for temperature in (1.0, 0.5):

@@ -37,7 +37,14 @@ FRAMES = [
     "FEATURES",
 ]
 LANGUAGE = ["--config", str(ROOT / "configs/ptb/small.yaml"), "--data.root", "CORPUS", "--model.embedding_size", "8"]
-LANGUAGE += ["--model.hidden_sizes", "[8]", "--model.adaptive_cutoffs", "[4, 8]", "--model.weight_dropout", "0.3"]
+LANGUAGE += [
+    "--model.hidden_sizes",
+    "[8]",
+    "--model.adaptive_cutoffs",
+    "[4, 8]",
+    "--model.regularization.weight_dropout",
+    "0.3",
+]
 CASES = {
     "classification": DIGITS,
     "frames": [*FRAMES, "--model.hidden_size", "6", "--data.batch_size", "3", "--trainer.max_epochs", "3"],

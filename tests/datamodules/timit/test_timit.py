@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,11 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.fake_timit import EVERYBODY, SPEAKERS, small_sound, write_disc, write_sample, write_wave
+from helpers.paths import ROOT
+from pytorch_lightning.trainer.states import TrainerFn
 
 from app.commands.main import main
 from datamodules import TIMIT, DataError
@@ -121,18 +125,22 @@ def test_the_groups_of_speakers_are_those_of_the_corpus():
     ("split", "train", "validation", "test"),
     [
         ("official", {"fsag0", "faem0", "mabc0", "msat1"}, {"fadg0", "mrws1"}, {"felc0", "mdab0"}),
-        ("published", {"faem0", "mabc0"}, {"felc0", "mdab0"}, {"fadg0", "mrws1"}),
+        ("published", {"faem0", "mabc0"}, {"fadg0", "mrws1"}, {"fadg0", "mrws1"}),
     ],
 )
-def test_splits_by_the_groups(split, train, validation, test, small_timit):
+def test_splits_follow_the_groups_of_speakers(split, train, validation, test, small_timit):
     data = ready(small_timit, split=split)
     assert speakers(data) == {"train": train, "validation": validation, "test": test}
-    assert data.description["split"] == {"train": 2 * len(train), "validation": 4, "test": 4}
+    assert data.chosen_on_test == (split == "published")
+    sizes = {"train": 2 * len(train), "validation": 4, "test": 4}
+    if data.chosen_on_test:
+        del sizes["validation"]
+    assert data.description["split"] == sizes
     assert [place.frames for place in data.test.places] == sorted(place.frames for place in data.test.places)
 
 
 def test_what_the_corpus_lacks_is_said_by_name(small_timit):
-    with pytest.warns(UserWarning, match="TIMIT is not what is expected: training: 4 of 462 speakers are there: faem0"):
+    with pytest.warns(UserWarning, match="TIMIT is incomplete: training: 4 of 462 speakers are there: faem0"):
         ready(small_timit)
 
 
@@ -188,6 +196,38 @@ def test_the_targets_are_the_power_of_the_sounds(protocol, small_timit):
         torch.testing.assert_close(power[row, :length].float(), batch["targets"][row, :length], rtol=0, atol=1e-2)
 
 
+def test_shuffled_batches_mix_lengths_and_change_with_the_epoch(small_timit):
+    data = ready(small_timit, batch_size=2, batching="shuffle")
+    loader = data.train_dataloader()
+    first = [batch["lengths"].tolist() for batch in loader]
+    order = np.random.RandomState([0, 0]).permutation(8)  # seed 0, epoch 0: no sorting by length
+    assert first == [[data.train.lengths[n] for n in pair] for pair in order.reshape(4, 2)]
+    loader.batch_sampler.set_epoch(1)
+    second = [batch["lengths"].tolist() for batch in loader]
+    assert sorted(map(sorted, first)) != sorted(map(sorted, second))
+
+
+def test_checkpoint_of_other_batching_cannot_be_resumed(small_timit):
+    data = ready(small_timit, batching="shuffle")
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), global_rank=0, world_size=1)
+    state = {"protocol": "prediction", "epoch": 0, "batches": 1, **data._reading(), "batching": "by_length"}
+    with pytest.raises(DataError, match="batching"):
+        data.load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
+def test_published_recipe_reports_the_lowest_test_error_of_all_epochs(small_timit):
+    config = str(ROOT / "configs" / "timit" / "momentum_lstm_84.yaml")
+    options = ["--data.prepared", str(small_timit / "features"), "--model.hidden_size", "4", "--run_dir", "run"]
+    options += ["--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false", "--model.optimizer.lr", "0.3"]
+    assert main(["fit", "--config", config, *options]) == 0
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["best_test"]["loss"] <= results["test"]["loss"]
+    assert "validation" not in results
+    assert "optimistic" in results["chosen_on"]
+    assert results["preparation"]["batching"] == "shuffle"
+
+
 def test_batches_are_padded_and_of_similar_length(small_timit):
     data = ready(small_timit, batch_size=2)
     batches = list(data.train_dataloader())
@@ -224,10 +264,11 @@ def test_baselines_are_those_of_numpy(protocol, small_timit):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"protocol": "guess"}, "protocol is 'guess'; 'prediction' or 'recall' is expected"),
-        ({"split": "half"}, "split is 'half'; 'official' or 'published' or 'speakers' is expected"),
-        ({"fractions": (0.5, 0.6, 0.1)}, "fractions is .*; three numbers above 0 whose sum is 1 are expected"),
-        ({"fractions": (1.0, 0.0, 0.0)}, "fractions is .*; three numbers above 0 whose sum is 1 are expected"),
+        ({"protocol": "guess"}, "protocol must be one of prediction, recall, got 'guess'"),
+        ({"split": "half"}, "split must be one of official, published, speakers, got 'half'"),
+        ({"batching": "sorted"}, "batching must be one of by_length, shuffle, got 'sorted'"),
+        ({"fractions": (0.5, 0.6, 0.1)}, "fractions must be three positive numbers with sum 1, got .0.5, 0.6, 0.1."),
+        ({"fractions": (1.0, 0.0, 0.0)}, "fractions must be three positive numbers with sum 1, got .1.0, 0.0, 0.0."),
     ],
 )
 def test_bad_arguments_are_refused(options, sentence):
@@ -317,7 +358,9 @@ def test_a_sample_is_not_taken_for_the_corpus():
         shutil.rmtree(f"data/dr1-{speaker}")
     data = TIMIT("data")
     data.prepare_data()
-    with pytest.raises(DataError, match=r"no utterance of the part validation .*--data.split speakers is expected"):
+    with pytest.raises(
+        DataError, match=r"has no utterances for validation under the split official.*use --data.split speakers"
+    ):
         data.setup()
 
 
