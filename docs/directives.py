@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from docutils import nodes
-from docutils.parsers.rst import Directive, directives
+from docutils.parsers.rst import Directive
 from docutils.parsers.rst.directives.tables import CSVTable
 from sphinx.application import Sphinx
 
@@ -42,7 +42,6 @@ class Results(CSVTable):
     """
 
     optional_arguments = 1
-    option_spec = {**CSVTable.option_spec, "header-rows": directives.nonnegative_int}
 
     def run(self) -> list[nodes.Node]:
         prefix = self.arguments.pop() if self.arguments else ""
