@@ -22,6 +22,7 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"momentum-rnn {version}"
+html_show_copyright = False  # LICENSE has it
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 

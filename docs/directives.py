@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import inspect
 import io
 import os
 from pathlib import Path
@@ -81,7 +80,7 @@ def show_cell_signature(
     from cells import Cell
     from cells.registry import own_parameters
 
-    if what != "class" or not issubclass(object_, Cell) or inspect.isabstract(object_):
+    if what != "class" or not issubclass(object_, Cell):
         return None
     own = [f"{argument}={parameter.default!r}" for argument, parameter in own_parameters(object_).items()]
     return f"({', '.join(['input_size', 'hidden_size', *(['*', *own] if own else [])])})", None
