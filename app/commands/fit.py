@@ -113,7 +113,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
 
 
 def _print_results(line: CommandLine, directory: RunDirectory, results: dict[str, Any], metrics: Metrics) -> None:
-    baselines = {f"baseline: {name}": line.model.figures(loss) for name, loss in results["baselines"].items()}
+    baselines = {f"baseline: {name}": line.model.metrics_from_loss(loss) for name, loss in results["baselines"].items()}
     echo(f"\n{metrics_table(metrics | baselines)}\n")
     if "solved" in results:
         step = results["solved_at_step"]
@@ -150,14 +150,12 @@ def _solved(line: CommandLine, metrics: Metrics) -> dict[str, Any]:
 def _log_hyperparameters(line: CommandLine, metrics: Metrics) -> None:
     """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
     split, _, metric = line.model.monitor.partition("/")
-    if line.datamodule.chosen_on_test:
-        split = "best_test"
+    measured = metrics.get("best_test" if line.datamodule.chosen_on_test else split, {})
     hyperparameters = flat_hyperparameters(line.model.hparams)
     hyperparameters |= {"data": type(line.datamodule).__name__, "seed": run_seed()}
     hyperparameters |= line.datamodule.description
-    if isinstance(line.trainer.logger, TensorBoardLogger) and metric in metrics.get(split, {}):
-        best = {f"best/{split}/{metric}": metrics[split][metric]}
-        line.trainer.logger.log_hyperparams(hyperparameters, best)
+    if isinstance(line.trainer.logger, TensorBoardLogger) and metric in measured:
+        line.trainer.logger.log_hyperparams(hyperparameters, {f"{split}/best_{metric}": measured[metric]})
         line.trainer.logger.save()
 
 

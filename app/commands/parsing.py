@@ -15,7 +15,6 @@ from pytorch_lightning import Callback
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from app.callbacks.defaults import ProgressBar, SaveConfig, run_callbacks
 from app.callbacks.solved import Solved
@@ -23,6 +22,7 @@ from app.commands.class_lookup import check_sizes, class_at, import_named_classe
 from app.commands.error_messages import plain_message
 from app.commands.trainer_options import check_trainer_options
 from app.errors import UserError
+from app.plots.tensorboard import RunLogger
 from app.runs.checkpoint_files import CheckpointFiles, read_checkpoint
 from app.runs.configuration import dump_config
 from app.runs.lightning_internals import leave_signals_alone
@@ -184,10 +184,10 @@ class CommandLine(LightningCLI):
             own = [callback for callback in own if not isinstance(callback, LearningRateMonitor)]  # it needs a logger
         return [self.solved, *own]  # `solved` first: what it found belongs in the checkpoint of the same step
 
-    def _tensorboard(self, run: RunDirectory) -> TensorBoardLogger:
+    def _tensorboard(self, run: RunDirectory) -> RunLogger:
         # points logged after the checkpoint will be logged again
         purge = read_checkpoint(Path(self.options.ckpt_path))["global_step"] if self.options.resume else None
-        return TensorBoardLogger(
+        return RunLogger(
             run.path, name="", version="tensorboard", default_hp_metric=False, **{"purge_step": purge} if purge else {}
         )
 

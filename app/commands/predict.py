@@ -31,8 +31,8 @@ def _predict(line: CommandLine) -> None:
     if not batches:
         echo("nothing was predicted: the limits of the trainer allow no batch")
     elif line.trainer.is_global_zero:
-        echo(f"{write_predictions(line.model.readable(batches), output):,} predictions: {output}")
-        if summary := line.model.sum_up(batches):
+        echo(f"{write_predictions(line.model.prediction_table(batches), output):,} predictions: {output}")
+        if summary := line.model.prediction_summary(batches):
             echo(summary)
 
 

@@ -219,15 +219,15 @@ class Task(LightningModule):
         check_classes(read_checkpoint(Path(checkpoint_path))["hyper_parameters"])
         return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
 
-    def figures(self, loss: float) -> dict[str, float]:
+    def metrics_from_loss(self, loss: float) -> dict[str, float]:
         """Return the metrics that follow from a loss alone, by name."""
         return {"loss": loss}
 
-    def readable(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    def prediction_table(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """Convert the results of ``predict_step`` to the columns of the table that ``predict`` writes."""
         return predictions
 
-    def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
+    def prediction_summary(self, predictions: Sequence[dict[str, Any]]) -> str:
         """Return one line that ``predict`` prints about its table; nothing by default."""
         return ""
 

@@ -22,6 +22,7 @@ from torch.optim import Adam
 
 import cells
 from app.tasks import FrameClassifier, FrameRegressor, LanguageModel, SequenceClassifier, SequenceRegressor
+from app.tasks.regularization import Regularization
 from cells.registry import origin
 from datamodules import Adding, Batch, Copying, DataModule, Digits
 
@@ -109,7 +110,13 @@ PROBLEMS = {
         partial(FrameRegressor, input_size=5, target_size=5, hidden_size=8), batches_of_frames, FAMILIES
     ),
     "language_modeling": Problem(
-        partial(LanguageModel, vocabulary_size=12, embedding_size=6, hidden_sizes=(8, 6), weight_dropout=0.0),
+        partial(
+            LanguageModel,
+            vocabulary_size=12,
+            embedding_size=6,
+            hidden_sizes=(8, 6),
+            regularization=Regularization(weight_dropout=0.0),
+        ),
         batches_of_words,
         FAMILIES,
         training=False,

@@ -191,9 +191,9 @@ def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys)
     events = EventAccumulator("run/tensorboard")
     events.Reload()
     tags = events.Tags()
-    assert {"frames", "error_by_bin"} <= set(tags["images"])
-    assert set(tags["audio"]) == {"sound/target", "sound/prediction"}
-    assert events.Audio("sound/target")[0].sample_rate == spectra.RATE
+    assert {"watch_frames", "watch_error_by_bin"} <= set(tags["images"])
+    assert set(tags["audio"]) == {"watch_sound/target", "watch_sound/prediction"}
+    assert events.Audio("watch_sound/target")[0].sample_rate == spectra.RATE
     assert len(events.Scalars("validation/stoi")) == 2  # after epoch 2 of 2, and of the best epoch at the end
 
     checkpoint = ["--ckpt_path", "run/checkpoints/best.ckpt"]
