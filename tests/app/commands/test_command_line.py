@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line: options, files and messages."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_run_directory_contains_all_files_of_the_run(trained):
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_default_run_directory_carries_the_name_of_the_configuration():
+def test_default_run_directory_names_configuration_cell_and_seed():
     assert main(["fit", "--config", QUICKSTART, *SMALL]) == 0
     (run,) = Path("runs/quickstart").iterdir()
     assert re.fullmatch(r"MomentumLSTM-seed0-[\d_-]+", run.name)
