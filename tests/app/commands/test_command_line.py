@@ -151,8 +151,8 @@ def test_own_cell_by_its_dotted_path():
         (["--config", "absent.yaml"], "config 'absent.yaml' does not exist"),
         (["--config", "broken.yaml"], "config 'broken.yaml' is not readable YAML"),
         (["--config", "binary.yaml"], "config 'binary.yaml' is not readable YAML"),
-        (["--config", "mistyped.yaml"], "--modle of mistyped"),
-        (["--config", "mistyped-empty.yaml"], "--modle of mistyped"),
+        (["--config", "mistyped.yaml"], "--modle is unknown"),
+        (["--config", "mistyped-empty.yaml"], "--modle is unknown"),
         (["--ckpt_path", "absent.ckpt"], "fit accepts --ckpt_path ('absent.ckpt') only with --resume RUN"),
     ],
 )
