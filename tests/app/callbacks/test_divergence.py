@@ -50,7 +50,7 @@ def test_message_names_step_batch_and_part(what, message, monkeypatch, capsys):
     assert main(["fit", *SMALL, *QUIET, "--model", f"{__name__}.Breaking"]) == 3
     stderr = capsys.readouterr().err
     assert message in stderr
-    assert "the last good checkpoint: run/checkpoints/last.ckpt" in stderr
+    assert "The last checkpoint is run/checkpoints/last.ckpt" in stderr
     for name in ("best", "last"):
         kept = torch.load(Path(f"run/checkpoints/{name}.ckpt"), weights_only=True)
         assert kept["global_step"] == 5

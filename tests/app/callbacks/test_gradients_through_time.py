@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from helpers.fake_corpus import write_small_corpus
 from helpers.paths import QUICKSTART
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim import Adam
 
@@ -152,11 +153,9 @@ def test_history_is_restored_from_file_and_checkpoint():
 @pytest.mark.parametrize("stopped", [4, 5])
 def test_resumed_run_has_the_history_of_an_uninterrupted_one(stopped):
     """Every array is identical, also where the run was stopped between two measurements."""
-    fit(GradientsThroughTime(2, Path("whole.npz")), RandomStates(), steps=8)
-    task = fit(GradientsThroughTime(2, FILE), RandomStates(), steps=stopped)
-    task.trainer.save_checkpoint("stopped.ckpt")
-    FILE.unlink()
-    fit(GradientsThroughTime(2, FILE), RandomStates(), steps=8, ckpt_path="stopped.ckpt")
+    save = ModelCheckpoint("kept", "{step}", save_top_k=-1, every_n_train_steps=1)
+    fit(GradientsThroughTime(2, Path("whole.npz")), RandomStates(), save, steps=8, enable_checkpointing=True)
+    fit(GradientsThroughTime(2, FILE), RandomStates(), steps=8, ckpt_path=f"kept/step={stopped}.ckpt")
     with np.load("whole.npz") as expected, np.load(FILE) as found:
         assert expected["steps"].tolist() == [0, 2, 4, 6, 8]
         assert set(found.files) == set(expected.files)

@@ -36,7 +36,9 @@ def test_penalties_are_those_of_the_formula():
 
 
 def test_help_shows_arguments_of_the_base_class_and_of_the_group(capsys):
-    assert main(["fit", "--model.help", "LanguageModel"]) == 0
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--model.help", "LanguageModel"])
+    assert ended.value.code == 0
     shown = capsys.readouterr().out
     for argument in ("optimizer", "lr_schedule", "orthogonal_optimizer", "hidden_sizes"):
         assert f"--model.{argument} " in shown
