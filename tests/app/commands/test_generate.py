@@ -152,7 +152,7 @@ def test_language_model_is_not_exported(run, capsys):
 def test_tensorboard_shows_a_text(run):
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    shown = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("sample/text_summary")]
+    shown = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("watch_sample/text_summary")]
     words = set((run / "vocabulary.txt").read_text().split()) - {"<eos>"}
     assert len(shown) >= 3
     assert set(" ".join(shown).split()) <= words
