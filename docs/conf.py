@@ -22,6 +22,7 @@ extensions = [
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"momentum-rnn {version}"
+html_show_copyright = False  # LICENSE has it
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 
@@ -30,6 +31,7 @@ myst_heading_anchors = 3  # GitHub makes the same anchors, so links work in both
 
 autodoc_typehints = "none"  # the docstrings describe the arguments
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # the methods that Lightning documents are not described again
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes in the docstring only, not a second time as members

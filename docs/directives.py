@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import inspect
 import io
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from docutils import nodes
-from docutils.parsers.rst import Directive, directives
+from docutils.parsers.rst import Directive
 from docutils.parsers.rst.directives.tables import CSVTable
 from sphinx.application import Sphinx
 
@@ -42,7 +41,6 @@ class Results(CSVTable):
     """
 
     optional_arguments = 1
-    option_spec = {**CSVTable.option_spec, "header-rows": directives.nonnegative_int}
 
     def run(self) -> list[nodes.Node]:
         prefix = self.arguments.pop() if self.arguments else ""
@@ -82,7 +80,7 @@ def show_cell_signature(
     from cells import Cell
     from cells.registry import own_parameters
 
-    if what != "class" or not issubclass(object_, Cell) or inspect.isabstract(object_):
+    if what != "class" or not issubclass(object_, Cell):
         return None
     own = [f"{argument}={parameter.default!r}" for argument, parameter in own_parameters(object_).items()]
     return f"({', '.join(['input_size', 'hidden_size', *(['*', *own] if own else [])])})", None

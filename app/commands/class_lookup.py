@@ -17,18 +17,25 @@ from datamodules import DataModule
 
 
 def import_named_classes(options: Sequence[str]) -> None:
-    """Import the modules of the tasks and data modules that the command line names by dotted paths.
+    """Import the modules of the tasks, data modules and cells that the options name by dotted paths.
 
-    The parser must know which sizes they declare before it parses. Errors are left to the parser, which names the
-    option.
+    The parser must know the sizes that they declare before it parses. It reports a module that does not exist.
+
+    Raises:
+        UserError: if a module exists but cannot be imported; the parser would only say that there is no such class.
     """
     for path in _named_paths(options):
         module = path.rpartition(".")[0]
+        if re.fullmatch(r"[\w.]*\.", path) or path.startswith("."):
+            raise UserError(f"a class must be given by its name or its path package.module.Class, got {path!r}")
         if re.fullmatch(r"\w+(\.\w+)*", module):
             try:
                 importlib.import_module(module)
-            except ImportError:
-                continue
+            except ModuleNotFoundError as error:
+                if error.name and not f"{module}.".startswith(f"{error.name}."):
+                    raise UserError(f"{module} cannot be imported: {error}") from error
+            except (Exception, SystemExit) as error:  # code of the user may fail in any way
+                raise UserError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def linked_sizes() -> list[str]:
@@ -72,7 +79,17 @@ def _named_paths(options: Sequence[str]) -> Iterator[str]:
         if name in CONFIG_FLAGS and Path(value).is_file():
             content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
             for key in ("model", "data") if isinstance(content, dict) else ():
-                named = content.get(key)
-                yield str(named.get("class_path", "")) if isinstance(named, dict) else str(named)
-        elif name in ("--model", "--data", "--model.class_path", "--data.class_path"):
+                yield from _class_paths(content.get(key))
+        elif name in ("--model", "--data", "--model.class_path", "--data.class_path", "--model.cell"):
             yield value
+
+
+def _class_paths(entry: Any) -> Iterator[str]:
+    """Yield the class paths in an entry of a configuration file, its own first."""
+    if isinstance(entry, str):
+        yield entry
+    elif isinstance(entry, dict):
+        yield str(entry.get("class_path", ""))
+        for argument in (entry.get("init_args") or {}).values():
+            if isinstance(argument, dict):
+                yield from _class_paths(argument)

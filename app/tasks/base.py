@@ -6,17 +6,20 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam
+from typing_extensions import Self
 
 from app.callbacks.averaging import AveragedWeights
 from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
 from app.optim.schedules import LRSchedule, make_schedule
 from app.plots.tensorboard import Board
+from app.runs.checkpoint_files import INSTANTIATOR, check_classes, read_checkpoint
 from app.runs.lightning_internals import is_attached, set_hyperparameters
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
@@ -202,19 +205,29 @@ class Task(LightningModule):
             "optimizer": _describe(self.make_optimizer),
             "orthogonal_optimizer": self.make_orthogonal_optimizer and _describe(self.make_orthogonal_optimizer),
             "lr_schedule": self.lr_schedule,
-            "_instantiator": "pytorch_lightning.cli.instantiate_module",  # load_from_checkpoint calls it
+            "_instantiator": INSTANTIATOR,
         }
         set_hyperparameters(self, hyperparameters)
 
-    def figures(self, loss: float) -> dict[str, float]:
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a task as Lightning does, from a checkpoint that names only cells and optimizers.
+
+        Raises:
+            UserError: if the checkpoint is damaged, or names another class or function.
+        """
+        check_classes(read_checkpoint(Path(checkpoint_path))["hyper_parameters"])
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+
+    def metrics_from_loss(self, loss: float) -> dict[str, float]:
         """Return the metrics that follow from a loss alone, by name."""
         return {"loss": loss}
 
-    def readable(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    def prediction_table(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """Convert the results of ``predict_step`` to the columns of the table that ``predict`` writes."""
         return predictions
 
-    def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
+    def prediction_summary(self, predictions: Sequence[dict[str, Any]]) -> str:
         """Return one line that ``predict`` prints about its table; nothing by default."""
         return ""
 

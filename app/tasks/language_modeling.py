@@ -239,15 +239,15 @@ class LanguageModel(Task):
         nll_N = self.shared_step(batch, "predict").outputs
         return {"word": targets_N[counted_N], "log_probability": -nll_N[counted_N]}
 
-    def readable(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def prediction_table(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         words = self.trainer.datamodule.vocabulary.words  # type: ignore[attr-defined]  # Lightning sets it
         return [{**batch, "word": [words[number] for number in batch["word"].tolist()]} for batch in predictions]
 
-    def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
+    def prediction_summary(self, predictions: Sequence[dict[str, Any]]) -> str:
         loss = -torch.cat([batch["log_probability"] for batch in predictions]).double().mean().item()
         return f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
 
-    def figures(self, loss: float) -> dict[str, float]:
+    def metrics_from_loss(self, loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(loss)}
 
     def show_epoch(self, board: Board) -> None:

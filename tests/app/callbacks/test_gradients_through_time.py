@@ -285,9 +285,11 @@ def test_a_run_of_the_command_line_shows_and_writes_it():
     assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run", "--probe_every", "15"]) == 0
     found = EventAccumulator("run/tensorboard")
     found.Reload()
-    assert [event.step for event in found.Scalars("gradient_through_time/vanishing_ratio")] == [0, 15, 30]
-    assert [event.step for event in found.Scalars("gradient_through_time/slope")] == [0, 15, 30]
-    assert {"gradient_through_time/cell", "gradient_through_time/cell_latest"} <= set(found.Tags()["images"])
+    assert [event.step for event in found.Scalars("watch_gradient_through_time/vanishing_ratio")] == [0, 15, 30]
+    assert [event.step for event in found.Scalars("watch_gradient_through_time/slope")] == [0, 15, 30]
+    assert {"watch_gradient_through_time/cell", "watch_gradient_through_time/cell_latest"} <= set(
+        found.Tags()["images"]
+    )
     with np.load("run/gradients.npz") as arrays:
         assert arrays["cell/h"].shape == arrays["cell/c"].shape == arrays["cell/x"].shape == (3, 64)
 

@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 from app.optim.parameter_groups import OptimizerFactory
 from app.tasks import Task
-from app.tasks.base import CellFactory
+from app.tasks.base import CellFactory, StepOutput
 from datamodules import DataModule
 from datamodules.base import TensorsDataset
 
@@ -43,11 +43,9 @@ class Summing(Task):
         self.cell = cell(input_size, num_sums)
         self.keep_hyperparameters(self.cell, input_size=input_size, num_sums=num_sums)
 
-    def measure(self, batch, part):
+    def shared_step(self, batch, part):
         outputs = self.cell(batch["inputs"])[0][:, -1]
-        loss = F.mse_loss(outputs, batch["targets"])
-        self.log_part(part, len(outputs), loss=loss)
-        return loss, outputs
+        return StepOutput(F.mse_loss(outputs, batch["targets"]), outputs, len(outputs))
 '''
 
 

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from app.commands.main import main
-from app.commands.predictions import write_predictions
+from app.commands.predict import write_predictions
 from app.tasks import FrameClassifier, SequenceRegressor
 from cells import DTRIV, LSTM
 from datamodules import Adding, Copying

@@ -283,14 +283,14 @@ def test_predictions_are_the_log_probabilities_of_the_words(corpus):
     corpus.text = Path("own.txt")
     (batch,) = quiet_trainer().predict(task, corpus)
     words = ["the", "cat", "sees", "a", "bird", "<eos>"]
-    assert task.readable([batch])[0]["word"] == words
+    assert task.prediction_table([batch])[0]["word"] == words
     numbers = torch.tensor([corpus.vocabulary.numbers(["<eos>", *words])])
     with torch.no_grad():
         log_probabilities = task.eval().log_probabilities(task(numbers[:, :-1])[0])
     expected = log_probabilities[0, torch.arange(6), numbers[0, 1:]]
     torch.testing.assert_close(batch["log_probability"], expected)
     loss = -expected.mean().item()
-    assert task.sum_up([batch]) == f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
+    assert task.prediction_summary([batch]) == f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
 
 
 AT_STEPS = {"every_n_train_steps": 1}
