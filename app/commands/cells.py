@@ -75,8 +75,9 @@ def _describe(cell: library.Cell, sizes: str) -> None:
         rows.append([f"--model.cell.{name}", repr(parameter.default), kind, _help(cls, name)])
     if rows:
         echo(table(["argument", "default", "type", "meaning"], rows))
-    if isinstance(cell, library.DrivenCell):
-        echo(f"\nWith these defaults: {library.gain_report(cell)}")
+    report = library.gain_report(cell)
+    if report.dc_gain is not None:
+        echo(f"\nWith these defaults: {report}")
 
 
 def _parameters(cell: library.Cell) -> int:

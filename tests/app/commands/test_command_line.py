@@ -121,20 +121,20 @@ def test_own_cell_by_its_dotted_path():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.cell.momentum", "1.5"], "momentum is 1.5; a number in [0, 1) is expected"),
-        (["--model.cell.momentum", "-1"], "momentum is -1.0; a number in [0, 1) is expected"),
+        (["--model.cell.momentum", "1.5"], "momentum must be in [0, 1), got 1.5"),
+        (["--model.cell.momentum", "-1"], "momentum must be in [0, 1), got -1.0"),
         (["--model.cell.momentum", "abc"], "--model.cell.momentum must be a number, got 'abc'"),
         (["--model.cell.engine", "warp"], "--model.cell.engine must be one of 'auto', 'reference'"),
         (["--model.cell", "MomentumLSTN"], "there is no cell 'MomentumLSTN'; known cells, closest first: MomentumLSTM"),
         (["--model.cell", "nowhere.Cell"], "'nowhere.Cell' cannot be imported: No module named 'nowhere'"),
-        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is no cell"),
+        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is not a cell"),
         (
             ["--model.cell.momentun", "0.5"],
             "MomentumLSTM has no argument 'momentun'. Its arguments, closest first: momentum",
         ),
         (["--model.hiden_size", "8"], "has no argument 'hiden_size'. Its arguments, closest first: hidden_size"),
         (["--model.hidden_size", "wide"], "--model.hidden_size must be an integer, got 'wide'"),
-        (["--model.hidden_size", "0"], "hidden_size is 0; an integer of at least 1 is expected"),
+        (["--model.hidden_size", "0"], "hidden_size must be a positive integer, got 0"),
         (
             ["--model.lr_schedule", "linear"],
             "--model.lr_schedule must be one of 'constant', 'one_cycle', 'cosine', got 'linear'",
@@ -144,7 +144,7 @@ def test_own_cell_by_its_dotted_path():
             "--model.optimizer: there is no class 'Adamm'. Known, closest first: Adam",
         ),
         (["--data", "Digit"], "--data: there is no class 'Digit'. Known, closest first: Digits"),
-        (["--data.batch_size", "0"], "batch_size is 0; an integer of at least 1 is expected"),
+        (["--data.batch_size", "0"], "batch_size must be an integer of at least 1, got 0"),
         (["--trainer.max_epoch", "3"], "Trainer has no argument 'max_epoch'. Its arguments, closest first: max_epochs"),
         (["--trainer.max_epochs", "few"], "--trainer.max_epochs must be an integer"),
         (["--nonsense", "3"], "--nonsense is unknown"),
@@ -297,7 +297,7 @@ def test_cells_lists_every_cell_with_its_equation_and_count(capsys):
     assert str(4 * 5 * (3 + 5 + 2)) in row
     assert "v_t = mu v_{t-1} + s a_t" in row
     assert next(line for line in lines if line.startswith("UnitaryRNN ")).split()[3] == "-"
-    assert "- UnitaryRNN: hidden_size is 5; an even number is expected" in "\n".join(lines)
+    assert "- UnitaryRNN: hidden_size must be even" in "\n".join(lines)
 
 
 def test_cells_describes_one(capsys):

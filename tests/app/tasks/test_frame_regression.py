@@ -212,7 +212,7 @@ def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys)
     assert float(rows[3]["prediction_128"]) == pytest.approx(expected[3, 128].item(), abs=1e-4)
 
     assert main(["test", *checkpoint, "--data.protocol", "recall"]) == 2
-    assert "protocol is 'recall', but the checkpoint was trained on 'prediction'" in capsys.readouterr().err
+    assert "protocol must be prediction, as in the checkpoint's training, got recall" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -225,6 +225,6 @@ def test_a_regressor_is_exported(small_timit):
 def test_recall_is_said_in_words(small_timit, capsys):
     place = ["--data.prepared", str(small_timit / "features"), "--data.protocol", "recall"]
     assert main(["fit", *OPTIONS, *place, "--trainer.max_epochs", "1"]) == 0
-    assert "recall: the target is the previous frame, which the input has shown already" in capsys.readouterr().out
+    assert "recall: the target is the previous frame, which was already an input" in capsys.readouterr().out
     results = json.loads(Path("run/results.json").read_text())
-    assert "no prediction" in results["preparation"]["meaning"]
+    assert "not prediction" in results["preparation"]["meaning"]
