@@ -1,4 +1,4 @@
-"""MNIST in small: idx files with images that can be told apart, written by a fixed rule."""
+"""A small MNIST: idx files with distinguishable images, written by a fixed rule."""
 
 from __future__ import annotations
 
