@@ -279,7 +279,7 @@ def test_run_records_order_split_and_scaling(small_mnist):
 def test_published_run_reports_the_choice_on_the_test_set(small_mnist, capsys):
     results = fit("--data.protocol", "published")
     assert "validation" not in results
-    assert results["chosen_on"].startswith("the test set, for there is no validation split")
+    assert results["chosen_on"].startswith("the test set, because there is no validation split")
     assert results["best_test"]["accuracy"] >= results["test"]["accuracy"]
     assert "what is called validation below is measured on the test set" in capsys.readouterr().out
 
