@@ -145,6 +145,21 @@ def check_gradients(factory: Factory) -> None:
     torch.autograd.gradcheck(run, (x_BTI, *real_leaves, *parameters), fast_mode=True)  # cells may be large
 
 
+def check_second_derivatives(factory: Factory) -> None:
+    """Second derivatives of forward equal those of the step loop (float64), or computing them raises an error."""
+    cell, x_BTI, state = _cell_input_state(factory)
+    sources = [x_BTI.requires_grad_(), *(leaf for leaf in leaves(state) if leaf.requires_grad), *cell.parameters()]
+    results = []
+    for forward in (cell, cell.loop):
+        y_BTH, _ = forward(x_BTI, state)
+        try:
+            (gradient_BTI,) = torch.autograd.grad(y_BTH.sin().sum(), x_BTI, create_graph=True)
+            results.append(torch.autograd.grad(gradient_BTI.sin().sum(), sources, materialize_grads=True))
+        except RuntimeError:
+            return  # an error says that this cell, or this engine of it, has no second derivatives
+    _assert_same("second derivatives of forward and of the step loop", *results)
+
+
 def check_every_parameter_learns(factory: Factory) -> None:
     """Every parameter that requires a gradient gets one."""
     cell, x_BTI, state = _cell_input_state(factory)
@@ -245,6 +260,7 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_rows_independent,
     check_causality,
     check_gradients,
+    check_second_derivatives,
     check_every_parameter_learns,
     check_reset_rows,
     check_eval,

@@ -129,6 +129,24 @@ class WrongGradient(Leaky):
         return y_BH + (y_BH - y_BH.detach()), state
 
 
+class _Constant(torch.autograd.Function):
+    """The identity, whose backward pass forgets that its gradient has a graph."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy.detach()
+
+
+class WrongSecondDerivative(Leaky):
+    def forward(self, x_BTI, state=None):
+        y_BTH, state = super().forward(x_BTI, state)
+        return _Constant.apply(y_BTH), state
+
+
 class IdleParameter(Leaky):
     def __init__(self, input_size, hidden_size):
         super().__init__(input_size, hidden_size)
@@ -207,6 +225,7 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
         (RowsMixed, checks.check_rows_independent, "row 0 alone and in the batch differ by"),
         (SeesTheFuture, checks.check_causality, "outputs before step 1 after a change from there differ by"),
         (WrongGradient, checks.check_gradients, "Jacobian mismatch"),
+        (WrongSecondDerivative, checks.check_second_derivatives, "second derivatives of forward and of the step loop"),
         (IdleParameter, checks.check_every_parameter_learns, "no gradient reaches idle"),
         (NoiseInEval, checks.check_eval, "two runs in eval mode differ by"),
         (RemembersByItself, checks.check_eval, "two runs in eval mode differ by"),
