@@ -281,7 +281,7 @@ def test_published_run_reports_the_choice_on_the_test_set(small_mnist, capsys):
     assert "validation" not in results
     assert results["chosen_on"].startswith("the test set, because there is no validation split")
     assert results["best_test"]["accuracy"] >= results["test"]["accuracy"]
-    assert "what is called validation below is measured on the test set" in capsys.readouterr().out
+    assert "there is no validation split: validation metrics are measured on the test set" in capsys.readouterr().out
 
 
 def test_checkpoint_with_another_pixel_order_is_refused(small_mnist, capsys):
