@@ -172,6 +172,7 @@ class _Splitter:
         for node in placeholders:
             if node not in self.leaves:
                 self.prologue.place(node)
+        self.rows = self.prologue.call(torch.Tensor.size, self.prologue.known[self.x], 0)
         self.results: list[Any] = []
         self.kinds: list[Literal["matrix", "vector", "sequence"]] = []
         self.sequences: list[fx.Node] = []
@@ -370,7 +371,7 @@ class _Splitter:
             if node.meta["val"].dim() != 2:
                 raise NotFusable(f"step computes aten.{operation(node)} of the input alone with more than one dimension")
             self.sequences.append(node)
-            self._result("sequence", self.prologue.copy(node, self.step.rows))
+            self._result("sequence", self.prologue.copy(node, (self.step.rows, self.rows)))
         return self.sequences.index(node)
 
     def _result(self, kind: Literal["matrix", "vector", "sequence"], node: fx.Node) -> int:
@@ -511,14 +512,17 @@ class _Builder:
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         return self.graph.call_function(function, args, kwargs)
 
-    def copy(self, node: fx.Node, rows: int | None = None) -> fx.Node:
-        """Copy ``node`` and what it needs. A size of ``rows`` becomes whatever the number of rows is."""
+    def copy(self, node: fx.Node, rows: tuple[int, fx.Node] | None = None) -> fx.Node:
+        """Copy ``node`` and what it needs. ``rows``, a size in the trace, becomes the value of a node."""
         if node not in self.known:
             for source in node.all_input_nodes:
                 self.copy(source, rows)
             new = self.graph.node_copy(node, self.known.__getitem__)
             if rows is not None:
-                new.args = fx.node.map_aggregate(new.args, lambda arg: -1 if arg == rows else arg)  # type: ignore[assignment]
+                traced, now = rows
+                new.args = fx.node.map_aggregate(  # type: ignore[assignment]  # fx's types are wide
+                    new.args, lambda arg: now if isinstance(arg, int) and arg == traced else arg
+                )
             self.known[node] = new
         return self.known[node]
 

@@ -23,6 +23,7 @@ from cells.engines.fused.errors import NotFusable
 Rebuild = Callable[[Sequence[Tensor]], Any]
 
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167, 173, 179, 181, 191, 193, 197, 199)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -174,7 +175,7 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sizes = {size for tensor in (x_BI, *leaves, *lifted.tensors) for size in tensor.shape}
-    rows = next(prime for prime in (11, 13, 17, 19, 23, 29, 31, 37, 41, 43) if prime not in sizes)
+    rows = next(prime for prime in PRIMES if prime not in sizes)
 
     def run(x_BI: Tensor, leaves: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
         step = lifted.rebuild(tensors)
