@@ -13,6 +13,7 @@ from torch import Tensor
 from cells.engines.fused.expressions import Expression, in_order
 from cells.engines.fused.lanes import Lowering, common_width, flat
 from cells.engines.fused.schedule import Schedule
+from cells.engines.fused.trace import decompositions
 
 # where a leaf of the state needs one of these it is kept for the backward pass, else it is computed again
 COSTLY = {"sigmoid", "tanh", "exp", "sqrt", "div", "log", "log1p", "expm1", "sin", "cos", "erf"}
@@ -44,7 +45,6 @@ def differentiate(schedule: Schedule) -> list[StageExpressions]:
 
 
 def _expressions(schedule: Schedule, index: int) -> StageExpressions:
-    from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
     stage = schedule.stages[index]
@@ -71,7 +71,7 @@ def _expressions(schedule: Schedule, index: int) -> StageExpressions:
         with torch.no_grad():
             results = stage.function(*(torch.full_like(example, 1) for example in raw.values()), numbers)
         seeds = [torch.full_like(result, 0.5) for result in results if result.is_floating_point()]
-        traced = make_fx(torch.func.functionalize(joint), decomposition_table=core_aten_decompositions())
+        traced = make_fx(torch.func.functionalize(joint), decomposition_table=decompositions())
         graph = traced(values, list(counts), numbers, seeds).graph
 
     last = index == len(schedule.stages) - 1

@@ -7,6 +7,7 @@ dropout, and recurrent weights that are computed once per sequence.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,6 +160,16 @@ class StepGraph:
     leaves: int
 
 
+@functools.cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return torch's rules that write rarer operations as common ones."""
+    from torch._decomp import core_aten_decompositions, get_decompositions
+
+    aten = torch.ops.aten
+    kept_by_core = [aten.elu, aten.gelu, aten.hardtanh, aten.leaky_relu]
+    return {**core_aten_decompositions(), **get_decompositions(kept_by_core)}
+
+
 def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure: TreeSpec) -> StepGraph:
     """Trace a step.
 
@@ -171,7 +182,6 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
     Raises:
         NotFusable: if the step cannot be traced, or changes the structure of its state.
     """
-    from torch._decomp import core_aten_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
     sizes = {size for tensor in (x_BI, *leaves, *lifted.tensors) for size in tensor.shape}
@@ -195,7 +205,7 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
             [tensor.detach().clone() for tensor in lifted.tensors],
         )
         try:
-            module = make_fx(torch.func.functionalize(run), decomposition_table=core_aten_decompositions())(*inputs)
+            module = make_fx(torch.func.functionalize(run), decomposition_table=decompositions())(*inputs)
         except NotFusable:
             raise
         except Exception as error:  # whatever a third party's step does that cannot be traced
