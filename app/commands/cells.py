@@ -73,8 +73,9 @@ def _explain(cell: cells.Cell, sizes: str) -> None:
         rows.append([f"--model.cell.{name}", repr(parameter.default), kind, _help(cls, name)])
     if rows:
         say(table(["argument", "default", "type", "meaning"], rows))
-    if isinstance(cell, cells.DrivenCell):
-        say(f"\nWith these defaults: {cells.gain_report(cell)}")
+    report = cells.gain_report(cell)
+    if report.dc_gain is not None:
+        say(f"\nWith these defaults: {report}")
 
 
 def _parameters(cell: cells.Cell) -> str:

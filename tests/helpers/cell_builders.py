@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from cells import DrivenCell, registered_cells
+from cells import Core, DrivenCell, registered_cells
 from cells.ablations import GatedMomentum
 from cells.cores.modrelu import ModReLUCore
 from cells.cores.refined_gates import URCore
@@ -16,7 +16,7 @@ from cells.state import leaves
 from helpers import oracle
 
 BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
-DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, DrivenCell)}
+DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, Core)}
 CORES = (
     "CayleyRNN",
     "ExpRNN",
@@ -113,7 +113,7 @@ def in_gate_space(cell, named, W, b_ih, cat):
         if kind(cell)[1] == "GRU":
             H = cell.hidden_size
             named["y"] = cat([named["y"][..., : 2 * H], y_input[..., 2 * H :], y_hidden[..., 2 * H :]], -1)
-    elif "v" in named and cell.drive.linear:
+    elif "v" in named and cell.drive.commutes_with_weights:
         v = named["v"][..., : cell.input_size] @ W.mT
         named["v"] = v if b_ih is None else v + named["v"][..., cell.input_size :] * b_ih[..., None, :]
     return named

@@ -119,17 +119,17 @@ def test_a_cell_of_the_user_by_its_dotted_path():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--model.cell.momentum", "1.5"], "momentum is 1.5; a number in [0, 1) is expected"),
-        (["--model.cell.momentum", "-1"], "momentum is -1.0; a number in [0, 1) is expected"),
+        (["--model.cell.momentum", "1.5"], "momentum must be in [0, 1), got 1.5"),
+        (["--model.cell.momentum", "-1"], "momentum must be in [0, 1), got -1.0"),
         (["--model.cell.momentum", "abc"], "--model.cell.momentum is 'abc'; a number is expected"),
         (["--model.cell.engine", "warp"], "--model.cell.engine is 'warp'; one of 'auto', 'reference'"),
         (["--model.cell", "MomentumLSTN"], "there is no cell 'MomentumLSTN'; known cells, closest first: MomentumLSTM"),
         (["--model.cell", "nowhere.Cell"], "'nowhere.Cell' cannot be imported: No module named 'nowhere'"),
-        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is no cell"),
+        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is not a cell"),
         (["--model.cell.momentun", "0.5"], "MomentumLSTM has no argument 'momentun'; it has, closest first: momentum"),
         (["--model.hiden_size", "8"], "has no argument 'hiden_size'; it has, closest first: hidden_size"),
         (["--model.hidden_size", "wide"], "--model.hidden_size is 'wide'; an integer is expected"),
-        (["--model.hidden_size", "0"], "hidden_size is 0; an integer of at least 1 is expected"),
+        (["--model.hidden_size", "0"], "hidden_size must be a positive integer, got 0"),
         (
             ["--model.lr_schedule", "linear"],
             "--model.lr_schedule is 'linear'; one of 'constant', 'one_cycle', 'cosine'",
@@ -289,7 +289,7 @@ def test_cells_lists_every_cell_with_its_equation_and_count(capsys):
     assert str(4 * 5 * (3 + 5 + 2)) in row
     assert "v_t = mu v_{t-1} + s a_t" in row
     assert next(line for line in lines if line.startswith("UnitaryRNN ")).split()[3] == "-"
-    assert "- UnitaryRNN: hidden_size is 5; an even number is expected" in "\n".join(lines)
+    assert "- UnitaryRNN: hidden_size must be even" in "\n".join(lines)
 
 
 def test_cells_explains_one(capsys):
