@@ -1,14 +1,17 @@
-"""The expressions of each stage of a step, and of its derivatives.
+"""The derivatives of each stage of a step, by torch itself.
 
-torch differentiates a stage itself: ``torch.func.vjp`` is traced, and its graph becomes expressions.
+``torch.func.vjp`` of a stage is traced. Its graph gives the scalar expressions of the compiled kernels, and runs as it
+is where there is no compiled code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from cells.engines.fused.expressions import Expression, in_order
 from cells.engines.fused.lanes import Lowering, common_width, flat
@@ -17,6 +20,29 @@ from cells.engines.fused.trace import decompositions
 
 # where a leaf of the state needs one of these it is kept for the backward pass, else it is computed again
 COSTLY = {"sigmoid", "tanh", "exp", "sqrt", "div", "log", "log1p", "expm1", "sin", "cos", "erf"}
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The graph of a stage together with its derivative.
+
+    Attributes:
+        graph: Its arguments are what the stage reads and has a gradient (``real``), then the counts (``counts``), the
+            constants of the step, and the gradients of the real outputs; its results are the real outputs, the other
+            outputs, and the gradients of ``real``.
+        real: Names of the arguments that have gradients, with examples.
+        counts: Names of the other arguments, with examples.
+        outputs: Names of the outputs of the stage in order, with examples.
+    """
+
+    graph: fx.Graph
+    real: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+    @property
+    def real_outputs(self) -> dict[str, Tensor]:
+        return {name: example for name, example in self.outputs.items() if example.is_floating_point()}
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,46 @@ class StageExpressions:
     gradients: dict[str, list[Expression]]
 
 
+def trace_derivative(
+    schedule: Schedule, index: int, table: dict[Any, Callable[..., Any]] | None = None
+) -> Derivative:
+    """Trace a stage and its derivative.
+
+    Args:
+        schedule: The step.
+        index: The stage.
+        table: Rules by which torch writes operations as others.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    stage = schedule.stages[index]
+    raw = dict(schedule.raw)
+    real = {name: torch.full_like(example, 0.5) for name, example in raw.items() if example.is_floating_point()}
+    counts = {name: torch.ones_like(example) for name, example in raw.items() if name not in real}
+    numbers = [torch.tensor(0.5, dtype=torch.float64) for _ in schedule.numbers]
+
+    def joint(
+        values: list[Tensor], counted: list[Tensor], numbers: list[Tensor], seeds: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        def run(*values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            named = {**dict(zip(real, values, strict=True)), **dict(zip(counts, counted, strict=True))}
+            found = stage.function(*(named[name] for name in raw), numbers)
+            return [x for x in found if x.is_floating_point()], [x for x in found if not x.is_floating_point()]
+
+        found, back, others = torch.func.vjp(run, *values, has_aux=True)
+        return found, others, list(back(seeds))
+
+    with torch.inference_mode(False):
+        with torch.no_grad():
+            results = stage.function(*({**real, **counts}[name] for name in raw), numbers)
+        seeds = [torch.full_like(result, 0.5) for result in results if result.is_floating_point()]
+        traced = make_fx(torch.func.functionalize(joint), decomposition_table=table)
+        graph = traced(list(real.values()), list(counts.values()), numbers, seeds).graph
+    last = index == len(schedule.stages) - 1
+    names = ["y", *(f"leaf{i}" for i in range(len(schedule.leaves)))] if last else [f"value{v}" for v in stage.values]
+    return Derivative(graph, real, counts, dict(zip(names, results, strict=True)))
+
+
 def differentiate(schedule: Schedule) -> list[StageExpressions]:
     """Return the expressions of all stages.
 
@@ -45,51 +111,18 @@ def differentiate(schedule: Schedule) -> list[StageExpressions]:
 
 
 def _expressions(schedule: Schedule, index: int) -> StageExpressions:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    stage = schedule.stages[index]
-    raw = dict(schedule.raw)
-    real = [name for name, example in raw.items() if example.is_floating_point()]
-    fixed = {name: torch.ones_like(example) for name, example in raw.items() if name not in real}
-
-    def outputs(values: list[Tensor], numbers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        named = {**fixed, **dict(zip(real, values, strict=True))}
-        found = stage.function(*(named[name] for name in raw), numbers)
-        return [x for x in found if x.is_floating_point()], [x for x in found if not x.is_floating_point()]
-
-    def joint(
-        values: list[Tensor], counts: list[Tensor], numbers: list[Tensor], gradients: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        fixed.update(zip(fixed, counts, strict=True))
-        found, back, counted = torch.func.vjp(lambda *values: outputs(list(values), numbers), *values, has_aux=True)
-        return found, counted, list(back(gradients))
-
-    with torch.inference_mode(False):
-        values = [torch.full_like(raw[name], 0.5) for name in real]
-        counts = list(fixed.values())
-        numbers = [torch.tensor(0.5, dtype=torch.float64) for _ in schedule.numbers]
-        with torch.no_grad():
-            results = stage.function(*(torch.full_like(example, 1) for example in raw.values()), numbers)
-        seeds = [torch.full_like(result, 0.5) for result in results if result.is_floating_point()]
-        traced = make_fx(torch.func.functionalize(joint), decomposition_table=decompositions())
-        graph = traced(values, list(counts), numbers, seeds).graph
-
-    last = index == len(schedule.stages) - 1
-    names = ["y", *(f"leaf{i}" for i in range(len(schedule.leaves)))] if last else [f"value{v}" for v in stage.values]
-    low = Lowering(schedule.rows, common_width(graph, schedule.rows))
-    inputs = [low.input(name, raw[name].shape) for name in real]
-    inputs += [low.input(name, example.shape, real=False) for name, example in fixed.items()]
-    for place in range(len(numbers)):
+    derivative = trace_derivative(schedule, index, decompositions())
+    low = Lowering(schedule.rows, common_width(derivative.graph, schedule.rows))
+    inputs = [low.input(name, example.shape) for name, example in derivative.real.items()]
+    inputs += [low.input(name, example.shape, real=False) for name, example in derivative.counts.items()]
+    for place in range(len(schedule.numbers)):
         inputs.append(low.scalar(low.table.input("numbers", place, per_row=True)))
-    seeded = [(name, result) for name, result in zip(names, results, strict=True) if result.is_floating_point()]
-    inputs += [low.input(f"d{name}", result.shape) for name, result in seeded]
-    found = [flat(array) for array in low.run(graph, inputs)]
-    by_name = dict(zip([name for name, _ in seeded], found, strict=False))
-    rest = found[len(seeded) :]
-    for name, result in zip(names, results, strict=True):
-        if not result.is_floating_point():
-            by_name[name] = rest.pop(0)
-    return StageExpressions(low.width, [by_name[name] for name in names], dict(zip(real, rest, strict=True)))
+    inputs += [low.input(f"d{name}", example.shape) for name, example in derivative.real_outputs.items()]
+    found = iter([flat(array) for array in low.run(derivative.graph, inputs)])
+    by_name = {name: next(found) for name in derivative.real_outputs}
+    by_name |= {name: next(found) for name in derivative.outputs if name not in by_name}
+    gradients = {name: next(found) for name in derivative.real}
+    return StageExpressions(low.width, [by_name[name] for name in derivative.outputs], gradients)
 
 
 def is_cheap(blocks: list[Expression]) -> bool:

@@ -12,18 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cells.engines.fused.errors import SECOND_DERIVATIVE
 from cells.engines.fused.program import Program
 from cells.engines.fused.threads import run_blocks
 from cells.engines.fused.workspace import Lease
 
 MOST_ROWS = 64  # of a block: its states and accumulators of a step stay in the cache
 CHUNK = 2**18  # numbers in the accumulators of a chunk
-
-SECOND_DERIVATIVE = (
-    "engine 'fused' has no second derivatives, and the gradient was asked for with create_graph=True; "
-    "take engine='reference'"
-)
-
 
 @dataclass(frozen=True)
 class Inputs:
