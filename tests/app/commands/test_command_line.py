@@ -173,7 +173,7 @@ def test_a_mistake_gives_one_sentence_and_status_2(options, sentence, capsys):
         (["test"], "test needs --ckpt_path FILE"),
         (["test", "--ckpt_path", "absent.ckpt"], "there is no such file"),
         (["cells", "LSTN"], "there is no cell 'LSTN'; known cells, closest first: LSTM"),
-        (["cells", "--hidden_size", "0"], "hidden_size is 0"),
+        (["cells", "--hidden_size", "0"], "hidden_size must be a positive integer, got 0"),
     ],
 )
 def test_a_mistake_in_a_command(arguments, sentence, capsys):
