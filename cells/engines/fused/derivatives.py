@@ -61,9 +61,7 @@ class StageExpressions:
     gradients: dict[str, list[Expression]]
 
 
-def trace_derivative(
-    schedule: Schedule, index: int, table: dict[Any, Callable[..., Any]] | None = None
-) -> Derivative:
+def trace_derivative(schedule: Schedule, index: int, table: dict[Any, Callable[..., Any]] | None = None) -> Derivative:
     """Trace a stage and its derivative.
 
     Args:

@@ -188,7 +188,9 @@ class Lowering:
         return axis, slice(first // unit, stop // unit)
 
     def refusal(self, node: fx.Node) -> NotFusable:
-        return NotFusable(f"step uses aten.{operation(node)} on a part of the units, which is not a pointwise operation")
+        return NotFusable(
+            f"step uses aten.{operation(node)} on a part of the units, which is not a pointwise operation"
+        )
 
 
 def operation(node: fx.Node) -> str:

@@ -20,6 +20,7 @@ from cells.engines.fused.workspace import Lease
 MOST_ROWS = 64  # of a block: its states and accumulators of a step stay in the cache
 CHUNK = 2**18  # numbers in the accumulators of a chunk
 
+
 @dataclass(frozen=True)
 class Inputs:
     """What a program reads, in the order of the arguments of :class:`_Fused`."""

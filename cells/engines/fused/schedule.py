@@ -369,7 +369,9 @@ class _Splitter:
     def _sequence(self, node: fx.Node) -> int:
         if node not in self.sequences:
             if node.meta["val"].dim() != 2:
-                raise NotFusable(f"step computes aten.{operation(node)} of the input alone with more than one dimension")
+                raise NotFusable(
+                    f"step computes aten.{operation(node)} of the input alone with more than one dimension"
+                )
             self.sequences.append(node)
             self._result("sequence", self.prologue.copy(node, (self.step.rows, self.rows)))
         return self.sequences.index(node)

@@ -276,7 +276,9 @@ class _Forward(_Pass):
         """The address of a leaf before step t."""
         step = t % self.read(f"period_leaf{i}")
         base, width = self.read(f"leaf{i}"), self.width(f"leaf{i}")
-        return self.at(base, step, width) if self.schedule.leaves[i].is_floating_point() else base + step * self.rows * 8
+        return (
+            self.at(base, step, width) if self.schedule.leaves[i].is_floating_point() else base + step * self.rows * 8
+        )
 
     def arrays(self, t: Int) -> dict[str, tuple[Int, Int]]:
         arrays = self.shared_arrays(t)
@@ -391,7 +393,11 @@ class _Backward(_Pass):
         """The gradients of sequences by products; what stages read of them has been written before."""
         f, b, size = self.f, self.f.builder, self.size
         for q in self.writer.gathered:
-            gradient, width, chunk = (self.read(f"dsequence{q}"), self.width(f"sequence{q}"), self.read(f"dgathered{q}"))
+            gradient, width, chunk = (
+                self.read(f"dsequence{q}"),
+                self.width(f"sequence{q}"),
+                self.read(f"dgathered{q}"),
+            )
             with f.when_set(gradient):
                 started = False
                 for i, accumulator in enumerate(self.schedule.accumulators):

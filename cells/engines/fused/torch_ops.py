@@ -124,17 +124,16 @@ def _extract(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.No
 
 
 def run_tensors(
-    program: TensorProgram, x_BTI: Tensor, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
+    program: TensorProgram, x_BTI: Tensor, leaves: Sequence[Tensor], tensors: Sequence[Tensor], low: torch.dtype
 ) -> list[Tensor]:
     """Compute a sequence: y_BTN and the last leaves.
 
-    Under autocast the products are in its precision, and everything else in that of the weights.
+    The products are computed in the precision ``low``, everything else in that of the state.
     """
     schedule = program.schedule
     B, T, _ = x_BTI.shape
     device = x_BTI.device.type
     dtype = next(leaf.dtype for leaf in leaves if leaf.is_floating_point())
-    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
     with no_autocast(x_BTI):
         results = schedule.prologue(x_BTI.reshape(B * T, -1), *tensors)
         sequences = [
@@ -280,7 +279,6 @@ class _Chunk(torch.autograd.Function):
         over_time: dict[str, list[Tensor]] = {
             name: [] for name in named if not name.startswith("leaf") or name in later
         }
-        values: dict[int, list[Tensor]] = {v: [] for v in range(len(schedule.values))}
         for t in reversed(range(K)):
             seeds = {"y": dy[t], **later}
             total: dict[str, Tensor] = {}
@@ -315,10 +313,12 @@ class _Chunk(torch.autograd.Function):
                 d = dkept[i].flatten(0, 1)
                 dmatrices.append(a.t().to(matrix.dtype) @ d.to(matrix.dtype))
         dparameters = [
-            torch.stack(over_time[f"parameter{i}"]).sum((0, 1))[None].view_as(p)
-            for i, p in enumerate(given.parameters)
+            torch.stack(over_time[f"parameter{i}"]).sum((0, 1))[None].view_as(p) for i, p in enumerate(given.parameters)
         ]
-        dsums = [d if total.shape == d.shape else d.sum((0, 1), keepdim=True) for d, total in zip(dkept, given.sums, strict=True)]
+        dsums = [
+            d if total.shape == d.shape else d.sum((0, 1), keepdim=True)
+            for d, total in zip(dkept, given.sums, strict=True)
+        ]
         dread = [torch.stack(over_time[f"sequence{q}"][::-1]) for q in schedule.read]
         return None, None, None, *dmatrices, *dparameters, *dsums, *dread, *later.values()
 

@@ -84,11 +84,11 @@ class _Lifter:
         return lambda tensors: tensors[place]
 
     def _module(self, module: nn.Module) -> Rebuild:
-        kind = parametrize.type_before_parametrizations(module)  # type: ignore[no-untyped-call]  # untyped in torch
+        kind = parametrize.type_before_parametrizations(module)
         self.into.key.append((kind, module.training))
         tensors: dict[str, Rebuild] = {}
         plain: dict[str, Any] = {}
-        parametrized = set(module.parametrizations) if parametrize.is_parametrized(module) else set()
+        parametrized = set(vars(module.parametrizations)["_modules"]) if parametrize.is_parametrized(module) else set()
         for name in sorted(parametrized):
             tensors[name] = self._named(name, getattr(module, name))
         for name, value in (*module._parameters.items(), *module._buffers.items()):
@@ -117,8 +117,7 @@ class _Lifter:
 
         def rebuild(values: Sequence[Tensor]) -> nn.Module:
             copy: nn.Module = object.__new__(kind)
-            own = {name: value for name, value in vars(nn.Module()).items()}
-            copy.__dict__.update(own)
+            copy.__dict__.update(vars(nn.Module()))
             copy.__dict__.update(plain)
             copy.__dict__["training"] = module.training
             copy.__dict__["_modules"] = {name: child(values) for name, child in children.items()}
