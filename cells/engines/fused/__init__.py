@@ -15,6 +15,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from cells.engines.fused.errors import NotFusable
 from cells.engines.fused.workspace import set_workspace_limit
+from cells.engines.precision import no_autocast
 
 __all__ = ["NotFusable", "run_fused", "set_workspace_limit"]
 
@@ -106,6 +107,7 @@ def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: T
     if real not in ({torch.float32}, {torch.float64}):
         names = ", ".join(sorted(map(str, real)))
         raise NotFusable(f"input and state must be all float32 or all float64, got {names}")
-    schedule = make_schedule(trace_step(lifted, x_BTI[:, 0], leaves, structure))
-    stages = differentiate(schedule)  # refuses what is not pointwise
+    with no_autocast(x_BTI):
+        schedule = make_schedule(trace_step(lifted, x_BTI[:, 0], leaves, structure))
+        stages = differentiate(schedule)  # refuses what is not pointwise
     return Program(schedule, stages, x_BTI.dtype) if compiled else TensorProgram(schedule)
