@@ -1,7 +1,8 @@
 """Pointwise kernels: one stage of a step for all units of a block of rows.
 
 A kernel is a function ``kernel(rows, W, numbers, address, stride, address, stride, ..)`` with an address and a row
-stride, counted in numbers, for each of its arrays.
+stride, counted in numbers, for each block of its arrays. Blocks have addresses of their own because LLVM can then see
+that they do not overlap, which it needs to know to compute many units at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from llvmlite import ir
 from cells.engines.fused.arithmetic import FLAGS, Arithmetic
 from cells.engines.fused.code import INT, POINTER, Function, Int
 from cells.engines.fused.expressions import Expression, in_order
+
+
+Block = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -34,37 +38,38 @@ class Result:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A compiled kernel and the arrays that it takes, in order."""
+    """A kernel, and the blocks that it takes, in order: name of the array and place in it."""
 
     function: ir.Function
-    arrays: tuple[str, ...]
+    blocks: tuple[Block, ...]
 
 
 def emit_kernel(module: ir.Module, real: ir.Type, name: str, results: Sequence[Result]) -> Kernel:
     """Add a kernel that computes ``results`` to ``module``."""
     ordered = in_order(block for result in results for block in result.blocks)
-    read = [x for x in ordered if x.op == "input" and x.args[0] != "numbers"]
-    arrays = tuple(dict.fromkeys([*(str(x.args[0]) for x in read), *(result.array for result in results)]))
-    function = Function(module, name, [INT, INT, POINTER, *[POINTER, INT] * len(arrays)])
+    read = [x.args for x in ordered if x.op == "input" and x.args[0] != "numbers"]
+    written = [(result.array, place) for result in results for place in range(len(result.blocks))]
+    blocks: tuple[Block, ...] = tuple(dict.fromkeys([*read, *written]))  # type: ignore[list-item]  # args of an input
+    function = Function(module, name, [INT, INT, POINTER, *[POINTER, INT] * len(blocks)])
     function.function.attributes.add("noinline")
     set.add(function.function.attributes, '"prefer-vector-width"="512"')  # LLVM would use half where it has them
     for argument in function.function.args:
         if argument.type == POINTER:
             argument.add_attribute("noalias")
-    _Emitter(function, real, arrays).emit(ordered, results)
-    return Kernel(function.finish(), arrays)
+    _Emitter(function, real, blocks).emit(ordered, results)
+    return Kernel(function.finish(), blocks)
 
 
 class _Emitter:
-    def __init__(self, function: Function, real: ir.Type, arrays: Sequence[str]) -> None:
+    def __init__(self, function: Function, real: ir.Type, blocks: Sequence[Block]) -> None:
         self.function = function
         self.builder = function.builder
         self.real = real
         self.arithmetic = Arithmetic(function.builder, real)
         rows, width, self.numbers, *rest = function.function.args
         self.rows, self.width = function.int(rows), function.int(width)
-        self.addresses = dict(zip(arrays, rest[::2], strict=True))
-        self.strides = {name: function.int(stride) for name, stride in zip(arrays, rest[1::2], strict=True)}
+        self.addresses = dict(zip(blocks, rest[::2], strict=True))
+        self.strides = {block: function.int(stride) for block, stride in zip(blocks, rest[1::2], strict=True)}
         self.values: dict[Expression, ir.Value] = {}
 
     def emit(self, ordered: Sequence[Expression], results: Sequence[Result]) -> None:
@@ -97,20 +102,18 @@ class _Emitter:
     def _value(self, x: Expression, row: Int, unit: Int | None) -> ir.Value:
         if x.op != "input":
             return self.arithmetic.emit(x, [self.values[arg] for arg in x.operands()])
-        name, block = x.args
         kind = INT if x.kind == "int" else self.real
-        return self.builder.load(self._address(str(name), block, kind, row, unit), typ=kind)
+        return self.builder.load(self._address(x.args, kind, row, unit), typ=kind)
 
-    def _address(self, name: str, block: object, kind: ir.Type, row: Int, unit: Int | None) -> ir.Value:
-        assert isinstance(block, int)
-        index = row * self.strides[name]
-        index = index + block if unit is None else index + self.width * block + unit
-        return self.builder.gep(self.addresses[name], [index.value], source_etype=kind)
+    def _address(self, block: tuple[object, ...], kind: ir.Type, row: Int, unit: Int | None) -> ir.Value:
+        index = row * self.strides[block]  # type: ignore[index]  # a Block
+        index = index if unit is None else index + unit
+        return self.builder.gep(self.addresses[block], [index.value], source_etype=kind)  # type: ignore[index]
 
     def _write(self, result: Result, row: Int, unit: Int | None) -> None:
-        for block, x in enumerate(result.blocks):
+        for place, x in enumerate(result.blocks):
             value = self.values[x]
-            where = self._address(result.array, block, value.type, row, unit)
+            where = self._address((result.array, place), value.type, row, unit)
             if result.mode == "add":
                 value = self.builder.fadd(self.builder.load(where, typ=value.type), value, flags=FLAGS)
             self.builder.store(value, where)

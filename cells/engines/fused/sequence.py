@@ -203,14 +203,15 @@ class _Pass:
     def run(self, kernel: Kernel, stage: int, arrays: dict[str, tuple[Int, Int]]) -> None:
         """Call a kernel with its arrays."""
         f, b = self.f, self.f.builder
+        units = self.read(f"units{stage}")
         arguments: list[ir.Value] = [
             self.rows.value,
-            self.read(f"units{stage}").value,
+            units.value,
             b.inttoptr(self.read("numbers").value, POINTER),
         ]
-        for name in kernel.arrays:
+        for name, block in kernel.blocks:
             address, stride = arrays[name]
-            arguments += [b.inttoptr(address.value, POINTER), stride.value]
+            arguments += [b.inttoptr((address + units * (block * self.size)).value, POINTER), stride.value]
         f.builder.call(kernel.function, arguments)
 
     def shared_arrays(self, t: Int) -> dict[str, tuple[Int, Int]]:
