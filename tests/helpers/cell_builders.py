@@ -15,7 +15,7 @@ from cells.registry import origin
 from cells.state import leaves
 from helpers import oracle
 
-BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
+BUILT_IN = {name: cell for name, found in registered_cells().items() for cell in found if origin(cell) == "built in"}
 DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, Core)}
 CORES = (
     "CayleyRNN",
@@ -64,8 +64,16 @@ def engines_of(build, **arguments):
 
 
 def random_cell(build, I, H, **arguments):  # noqa: E741
-    """A double-precision cell whose every parameter is drawn wide enough to reach all branches."""
-    cell = build(I, width(build, H), **arguments).double()
+    """Return a cell in float64 whose every parameter is drawn wide enough to reach all branches.
+
+    The weights are drawn in float64 too. Drawn in float32, they would differ by 1e-7 between processors, and a unit of
+    a modReLU could be on either side of its jump.
+    """
+    torch.set_default_dtype(torch.float64)
+    try:
+        cell = build(I, width(build, H), **arguments).double()
+    finally:
+        torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         if isinstance(cell, ModReLUCore):
             cell.modrelu_bias.uniform_(-0.3, 0.3)

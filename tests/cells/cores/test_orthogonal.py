@@ -81,7 +81,8 @@ def test_projection_removes_accumulated_rounding():
         for _ in range(10):
             cell.after_optimizer_step()
     assert distance_from_orthogonal(kept.recurrent_weight()) > 1e-5
-    assert distance_from_orthogonal(projected.recurrent_weight()) < 1e-6
+    # an entry of W^T W is a sum of 16 products; the projection and the map each round W once more
+    assert distance_from_orthogonal(projected.recurrent_weight()) < 4 * 16 * torch.finfo(torch.float32).eps  # 7.6e-6
 
 
 def test_rebase_moves_the_base_and_keeps_the_function():
