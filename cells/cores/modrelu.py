@@ -5,7 +5,7 @@ Shapes: B batch, H hidden_size (one gate block: G = H).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn

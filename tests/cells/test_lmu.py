@@ -71,9 +71,9 @@ def test_equals_the_equations(arguments, T):
 def test_engine_auto():
     assert explain_engine(LMU(1, 4))[0] == "reference"
     assert explain_engine(LMU(1, 4, feedback=False))[0] == "library"
-    with pytest.raises(ValueError, match="engine must be 'auto'.* got 'library'"):
+    with pytest.raises(ValueError, match=r"engine must be 'auto'.* got 'library'"):
         LMU(1, 4, engine="library")
-    with pytest.raises(ValueError, match="engine must be 'auto'.* got 'fused'"):
+    with pytest.raises(ValueError, match=r"engine must be 'auto'.* got 'fused'"):
         LMU(1, 4, engine="fused")(torch.zeros(1, 2, 1))
 
 

@@ -85,7 +85,7 @@ def trace_derivative(schedule: Schedule, index: int, table: dict[Any, Callable[.
             found = stage.function(*(named[name] for name in raw), numbers)
             return [x for x in found if x.is_floating_point()], [x for x in found if not x.is_floating_point()]
 
-        found, back, others = torch.func.vjp(run, *values, has_aux=True)
+        found, back, others = torch.func.vjp(run, *values, has_aux=True)  # type: ignore[misc]  # three with has_aux
         return found, others, list(back(seeds))
 
     with torch.inference_mode(False):

@@ -17,7 +17,6 @@ from cells.engines.fused.arithmetic import FLAGS, Arithmetic
 from cells.engines.fused.code import INT, POINTER, Function, Int
 from cells.engines.fused.expressions import Expression, in_order
 
-
 Block = tuple[str, int]
 
 

@@ -268,9 +268,9 @@ def _to_copy(low: Lowering, node: fx.Node, a: Any, dtype: torch.dtype | None = N
     assert isinstance(source, fx.Node)
     before, after = source.meta["val"].dtype, node.meta["val"].dtype
     if before == after:
-        return a  # type: ignore[no-any-return]
+        return np.asarray(a)
     if after.is_floating_point and not before.is_floating_point:
-        return np.vectorize(low.table.to_real, otypes=[object])(a)
+        return np.asarray(np.vectorize(low.table.to_real, otypes=[object])(a))
     raise NotFusable(f"step casts {before} to {after}")
 
 

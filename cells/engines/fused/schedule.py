@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from cells.engines.fused.errors import NotFusable
 from cells.engines.fused.lanes import operation
@@ -203,7 +204,7 @@ class _Splitter:
                 self._note_sum(node)
         roots = [node for node in self.sums if not self._absorbed(node)]
         levels = _Levels(self, roots)
-        outputs = list(self.nodes[-1].args[0])  # type: ignore[arg-type]
+        outputs: list[fx.Node] = tree_leaves(self.nodes[-1].args[0])
         for node in outputs:
             if not self.per_row(node):
                 raise NotFusable("step returns a value that depends on neither the input nor the state")
@@ -251,6 +252,7 @@ class _Splitter:
         """Record ``node`` if it is a product or a sum of products."""
         name = operation(node)
         if name == "addmm":
+            bias: Any
             bias, operand, weight = node.args[:3]
             if node.kwargs.get("beta", 1) != 1 or node.kwargs.get("alpha", 1) != 1:
                 raise NotFusable("step uses aten.addmm with factors")
@@ -327,7 +329,7 @@ class _Splitter:
 
     def _accumulator(self, members: list[fx.Node], values: list[fx.Node], levels: _Levels) -> Accumulator:
         first = self.sums[members[0]]
-        products = []
+        products: list[Product] = []
         bias = self._bias(members) if any(self.sums[member].biases for member in members) else None
         bias_row = bias is not None and any(self.is_sequence(operand) for operand, _ in first.products)
         terms = sorted(enumerate(first.products), key=lambda term: not self.is_sequence(term[1][0]))
@@ -522,7 +524,7 @@ class _Builder:
             new = self.graph.node_copy(node, self.known.__getitem__)
             if rows is not None:
                 traced, now = rows
-                new.args = fx.node.map_aggregate(  # type: ignore[assignment]  # fx's types are wide
+                new.args = fx.node.map_aggregate(
                     new.args, lambda arg: now if isinstance(arg, int) and arg == traced else arg
                 )
             self.known[node] = new
@@ -530,7 +532,6 @@ class _Builder:
 
     def module(self, outputs: list[fx.Node]) -> fx.GraphModule:
         self.graph.output(outputs)
-        self.graph.lint()
         return fx.GraphModule({}, self.graph)
 
 

@@ -114,7 +114,7 @@ def _extract(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.No
     for node in graph.nodes:
         if node in needed and node not in known and node.op == "call_function":
             known[node] = part.node_copy(node, known.__getitem__)
-            known[node].args = fx.node.map_aggregate(  # type: ignore[assignment]  # fx's types are wide
+            known[node].args = fx.node.map_aggregate(
                 known[node].args, lambda arg: rows if type(arg) is int and arg == traced else arg
             )
     part.output([known[node] for node in outputs])

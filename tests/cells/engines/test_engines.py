@@ -10,9 +10,9 @@ from helpers import cell_builders
 from torch.nn.utils import parametrize
 
 import cells
+from cells.engines.choice import choose_engine
 from cells.engines.fused import run as fused_run
 from cells.engines.fused import torch_ops
-from cells.engines.choice import choose_engine
 from cells.state import leaves
 
 OTHER_NAMES = ("Chrono", "Scaled", "Learned")  # other initial values of cells that are tested anyway
