@@ -56,8 +56,9 @@ def check_engine(cell: EngineCell) -> None:
 def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     """Return the engine that runs ``cell``. This is the one place that decides what ``auto`` means.
 
-    1. ``reference``, the step loop, or ``library`` where torch itself must see every operation: in an exported or
-       compiled program, under a transform of ``torch.func`` or a dispatch mode, and for tensors without data.
+    1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
+       for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
+       else ``reference``.
     2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once.
     3. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel or the reference loop runs.
 
@@ -73,8 +74,10 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return cell.engine
     if x is None:
         x = next(cell.parameters(), torch.empty(0))
-    if not _is_ordinary(x):
+    if torch.compiler.is_compiling():  # true also during an export
         return _without_fused(cell)
+    if _is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
+        return "reference"
     return "library" if cell.library and x.is_cuda and cell.engine == "auto" else "fused"
 
 
@@ -82,15 +85,12 @@ def _without_fused(cell: EngineCell) -> str:
     return "library" if cell.library and cell.engine == "auto" else "reference"
 
 
-def _is_ordinary(x: Tensor) -> bool:
-    """Whether ``x`` holds plain numbers, and nothing but autograd follows the operations on it."""
+def _is_followed() -> bool:
+    """Whether more than autograd follows the operations on tensors; torch has no public function for it."""
     return (
-        type(x) in (Tensor, nn.Parameter)
-        and x.device.type in ("cpu", "cuda")
-        and not torch.compiler.is_compiling()  # true also during an export
-        and torch._C._functorch.peek_interpreter_stack() is None  # no public function tells of a transform
-        and torch.autograd.forward_ad._current_level < 0  # nor of forward-mode derivatives
-        and not torch._C._len_torch_dispatch_stack()  # nor of a mode that watches operations
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
     )
 
 
