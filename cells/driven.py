@@ -79,6 +79,7 @@ class DrivenCell(Core):
     @property
     def library(self) -> bool:
         """Whether torch's kernel can run the cell: the core has one, and the drive can run on the input."""
+
         def origin(name: str) -> type:
             return next(cls for cls in type(self).__mro__ if name in vars(cls))
 

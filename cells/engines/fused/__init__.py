@@ -98,9 +98,7 @@ def _program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSp
 
 def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSpec, compiled: bool) -> Any:
     from cells.engines.fused.derivatives import differentiate
-    from cells.engines.fused.program import Program
     from cells.engines.fused.schedule import make_schedule
-    from cells.engines.fused.torch_ops import TensorProgram
     from cells.engines.fused.trace import trace_step
 
     real = {tensor.dtype for tensor in (x_BTI, *leaves) if tensor.is_floating_point()}
@@ -110,4 +108,10 @@ def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: T
     with no_autocast(x_BTI):
         schedule = make_schedule(trace_step(lifted, x_BTI[:, 0], leaves, structure))
         stages = differentiate(schedule)  # refuses what is not pointwise
-    return Program(schedule, stages, x_BTI.dtype) if compiled else TensorProgram(schedule)
+    if compiled:
+        from cells.engines.fused.program import Program
+
+        return Program(schedule, stages, x_BTI.dtype)
+    from cells.engines.fused.torch_ops import TensorProgram
+
+    return TensorProgram(schedule)

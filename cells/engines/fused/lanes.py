@@ -358,7 +358,7 @@ def _select(low: Lowering, node: fx.Node, a: np.ndarray, dim: int, index: int) -
 def _select_scatter(
     low: Lowering, node: fx.Node, a: np.ndarray, source: np.ndarray, dim: int, index: int
 ) -> np.ndarray:
-    axis, unit = low.axis(node, dim)
+    axis, _ = low.axis(node, dim)
     if axis == a.ndim - 1:
         raise low.refusal(node)
     found = np.array(np.broadcast_to(a, low.blocks(node.meta["val"].shape)), dtype=object)

@@ -60,7 +60,7 @@ class Accumulator:
     Attributes:
         width: Number of features.
         products: What is added, those with sequences first.
-        bias_row: Whether the matrix of the first product has a last row more: a bias, the weight of a feature that is 1.
+        bias_row: Whether the matrix of the first product has one row more at its end: the bias, the weight of a 1.
         bias: Place of the bias among the results of the prologue, where no product is with a sequence.
         stage: The stage that reads it first.
     """
@@ -185,6 +185,8 @@ class _Splitter:
 
     def _follow(self) -> None:
         for node in self.nodes:
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                raise NotFusable(f"step draws random numbers by aten.{operation(node)}")
             for reached in (self.by_x, self.by_state, self.by_product):
                 if any(source in reached for source in node.all_input_nodes):
                     reached.add(node)
