@@ -22,6 +22,8 @@ usage: python -m app COMMAND [options]
   generate  continue a text by a trained language model             --ckpt_path FILE --prompt "the market"
   diagnose  write a page about what the cells of checkpoints do     --ckpt_path FILE [--ckpt_path FILE]
   prepare   write the features of TIMIT to files, once              timit --root DISC --out DIR
+  sweep     start or continue a study: tune and compare cells     configs/studies/momentum_digits.yaml --workers 2
+  report    write what a study found: tables, figures, statistics configs/studies/momentum_digits.yaml
   cells     list the registered cells, or explain one               cells [NAME]
 
 python -m app COMMAND --help shows every option; --traceback shows where an error came from.
@@ -63,6 +65,14 @@ def main(args: Sequence[str] | None = None) -> int:
             from app.commands.prepare import prepare
 
             prepare(options)
+        elif command == "report":
+            from app.commands.report import report
+
+            report(options)
+        elif command == "sweep":
+            from app.commands.sweep import sweep
+
+            sweep(options)
         elif command in ("fit", "validate", "test", "predict", "export"):
             from app.commands.lightning_cli import run  # imports take seconds: only where they are needed
 
