@@ -184,7 +184,7 @@ def base_configuration(study: Study, compared: Compared) -> Config:
         set_option(base, option, value)
     before, arguments = cell_of(base)
     name = compared.cell or before
-    if name != before:
+    if compared.cell is not None:  # all cells of a study state their arguments; the configuration's are of one of them
         arguments = {}
     set_option(base, "model.cell", {"class_path": name, "init_args": arguments | compared.arguments})
     callbacks = get_option(base, "trainer.callbacks") or []

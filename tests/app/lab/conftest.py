@@ -37,7 +37,7 @@ def write_study(tmp_path: Path) -> Callable[..., Path]:
 
     def write(name: str = "small", **changed: Any) -> Path:
         path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(STUDY | changed))
+        path.write_text(yaml.safe_dump(STUDY | changed, sort_keys=False))
         return path
 
     return write
