@@ -1,9 +1,9 @@
 # syntax=docker/dockerfile:1
-# The program as an image; deploy/README.md tells how to build and run it.
+# The image of the program. docs/clusters.md says how to build and run it.
 #
-# The base is Python on Debian, not a CUDA image: torch's wheels bring CUDA, cuDNN and NCCL with them, and a second copy in
-# the base would be several GB that nothing loads. The host gives the driver. Python 3.11 is what Debian 12 itself has, so
-# that a base made of Debian's packages (deploy/build_without_docker.sh) gets the same wheels.
+# The base is Python on Debian, not a CUDA image, because torch's wheels contain CUDA, cuDNN and NCCL. A second copy in the
+# base would add several GB that nothing loads. The host provides the driver. Debian 12 has Python 3.11 too, so a base made
+# of Debian's packages (deploy/build_without_docker.sh) gets the same wheels.
 ARG BASE_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${BASE_IMAGE} AS requirements
@@ -14,17 +14,17 @@ RUN python3 -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml
 print(*project['dependencies'], *(r for extra in sys.argv[1:] for r in project['optional-dependencies'][extra]), sep='\n')" \
     ${EXTRAS} > requirements.txt
 
-# Built anew only when requirements.txt or constraints.txt differ, not with every edit of pyproject.toml or the sources.
+# This stage is rebuilt only if requirements.txt or constraints.txt changes, not for each edit of the sources.
 FROM ${BASE_IMAGE} AS dependencies
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH}
 WORKDIR /build
 COPY --from=requirements /build/requirements.txt .
 COPY deploy/constraints.txt .
-# Another index for torch's wheels beside the usual one, such as https://download.pytorch.org/whl/cpu; pip prefers its
-# 2.x.y+cpu to the plain 2.x.y. Empty: the wheels of PyPI, with CUDA.
+# A further index with torch's wheels, such as https://download.pytorch.org/whl/cpu. pip prefers its 2.x.y+cpu to the
+# 2.x.y of PyPI. Empty: the wheels of PyPI, with CUDA.
 ARG TORCH_INDEX=""
-# The secret is a pip.conf (a proxy, a mirror); it may be missing, and it never becomes part of a layer.
+# The secret is a pip.conf (proxy, mirror). It is optional, and never becomes part of a layer.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/root/.cache/pip \
     pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint constraints.txt \
     --requirement requirements.txt
@@ -43,7 +43,7 @@ RUN groupadd --gid 1000 app \
     && useradd --uid 1000 --gid app --home-dir /tmp --no-create-home --shell /usr/sbin/nologin app \
     && install --directory --owner app --group app /work /work/runs /work/data
 COPY --from=dependencies /opt/venv /opt/venv
-# HOME is for caches only: /tmp is the one place, beside the volumes, that has to be writable.
+# HOME is for caches only. Besides the volumes, only /tmp needs to be writable.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -54,6 +54,6 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
 USER 1000:1000
 WORKDIR /work
 VOLUME ["/work/data", "/work/runs"]
-# No HEALTHCHECK: a training is a job that ends, and its exit status tells.
+# No HEALTHCHECK: a training is a job that ends with an exit status.
 ENTRYPOINT ["python", "-m", "app"]
 CMD ["--help"]

@@ -1,4 +1,4 @@
-"""How a command can end other than well: what the user reads, and the exit status."""
+"""Exceptions that end a command, and their exit statuses."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import signal
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the sentence says the value and what is accepted."""
+    """Invalid input: the message is one line with the value and what is accepted."""
 
-    status = 2  # 1 is Python's own, for an error in the program
+    status = 2  # 1 is Python's status for an error in the program
 
 
 class DivergenceError(UserError):
-    """Training that cannot go on because its numbers are not finite."""
+    """A loss or a weight that is not finite."""
 
     status = 3
 
 
 class LostProcessError(UserError):
-    """Another process of the run has ended, so this one must."""
+    """The loss of another process of the run."""
 
     status = 4
 
 
-class Stopped(Exception):  # noqa: N818  # no error: it was asked for
-    """Training that a signal has stopped, after a checkpoint was written.
+class Stopped(Exception):  # noqa: N818  # not an error: the user asked for it
+    """A training that a signal stopped after a checkpoint was written.
 
     Args:
-        number: The signal.
-        step: Optimiser steps done.
+        number: Signal number.
+        step: Optimizer steps completed.
     """
 
     def __init__(self, number: int, step: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
-        self.status = 128 + number  # as shells report a process that a signal has ended
+        self.status = 128 + number  # the status that shells report for a process ended by a signal

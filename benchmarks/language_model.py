@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import SGD
 
-from app.optim.averaging import NTASGD
+from app.optim.nt_asgd import NTASGD
 from app.tasks import LanguageModel
 from benchmarks.timing import alternate, ratio
 from cells import find_cell

@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.optim import Adam
 
-from app.callbacks.gradients import History
+from app.callbacks.gradient_history import History
 from app.diagnostics.probe import Probe
 from app.plots.figures import as_array
-from app.plots.gradient_figures import history_picture, profile_picture
+from app.plots.gradient_figures import history_figure, profile_figure
 from app.tasks import SequenceClassifier
 from benchmarks.timing import alternate, ratio
 from cells import find_cell
@@ -56,8 +56,8 @@ def showing(task: SequenceClassifier, probe: Probe) -> None:
     with TemporaryDirectory() as folder:
         history.save(Path(folder) / "gradients.npz")
     norms = history.of_cell("cell")
-    as_array(history_picture(norms, history.steps, {"probe": history.probe_loss, "training": history.train_loss}))
-    as_array(profile_picture({"step 0": {what: norms_NT[0] for what, norms_NT in norms.items()}}))
+    as_array(history_figure(norms, history.steps, {"probe": history.probe_loss, "training": history.train_loss}))
+    as_array(profile_figure({"step 0": {what: norms_NT[0] for what, norms_NT in norms.items()}}))
     with probe.look(task) as (_, records):
         dynamics(records["cell"], starts=2)
 

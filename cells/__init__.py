@@ -1,6 +1,6 @@
-"""Recurrent cells: one small class each, at the speed of the vendor's kernel.
+"""Recurrent cells: one small class each, as fast as torch's own layers.
 
-A sequence in, a sequence out, batch first: ``y_BTH, state = MomentumLSTM(3, 8, momentum=0.6)(x_BTI)``.
+A cell maps a sequence to a sequence, batch first: ``y_BTH, state = MomentumLSTM(3, 8, momentum=0.6)(x_BTI)``.
 """
 
 from cells.ablations import FilteredLSTM, GatedMomentumLSTM, LearnedMomentumLSTM, LinearStateLSTM, ScaledLSTM
@@ -8,6 +8,7 @@ from cells.analysis.flops import flops
 from cells.analysis.gains import GainReport, gain_report
 from cells.cell import Cell
 from cells.checks import check_cell
+from cells.cores.base import Core
 from cells.cores.chrono import ChronoGRU, ChronoLSTM
 from cells.cores.gru import GRU, SRGRU, AdamGRU, MomentumGRU, RMSPropGRU
 from cells.cores.householder import HouseholderRNN
@@ -17,8 +18,9 @@ from cells.cores.orthogonal import DTRIV, SRDTRIV, AdamDTRIV, CayleyRNN, ExpRNN,
 from cells.cores.refined_gates import URGRU, URLSTM, AdamURLSTM, MomentumURLSTM, RMSPropURLSTM
 from cells.cores.tanh import RNN, SRRNN, AdamRNN, MomentumRNN, RMSPropRNN
 from cells.cores.unitary import UnitaryRNN
-from cells.driven import DrivenCell, DrivenState, Flops
+from cells.driven import DrivenCell, DrivenState
 from cells.drives import Drive
+from cells.introspection import Flops
 from cells.lmu import LMU
 from cells.nesterov import NesterovDTRIV, NesterovGRU, NesterovLSTM, NesterovRNN, NesterovState
 from cells.nru import NRU
@@ -50,6 +52,7 @@ __all__ = [
     "Cell",
     "ChronoGRU",
     "ChronoLSTM",
+    "Core",
     "Drive",
     "DrivenCell",
     "DrivenState",

@@ -1,4 +1,4 @@
-"""The simplest explanations of what a momentum cell gains, each as a cell to run beside MomentumLSTM.
+"""Ablations: the simplest explanations of the gain of momentum, each as a cell to compare with MomentumLSTM.
 
 Shapes: B batch, T time, I input_size, H hidden_size, N linear units, C channels of a drive.
 """
@@ -25,7 +25,7 @@ from cells.validation import number_in, positive_int
 
 
 class LinearState(NamedTuple):
-    """The state of what stands before an LSTM, of shape (B, C), and that of the LSTM."""
+    """The state of the linear units in front of an LSTM, of shape (B, C), and the state of the LSTM."""
 
     before: Tensor
     lstm: State
@@ -34,8 +34,8 @@ class LinearState(NamedTuple):
 class FilteredLSTM(Cell):
     """LSTM on [x~_t, s~_t]: x~_t = mu x~_{t-1} + s x_t, and s~_t the same of a constant 1.
 
-    It tests whether MomentumLSTM is more than a low-pass filter before an LSTM: it is not, with its W and b_ih as the
-    weights of x~ and s~, and 0 for this LSTM's b_ih, the two are equal.
+    It tests whether MomentumLSTM is more than a low-pass filter in front of an LSTM. It is not: with the W and b_ih of
+    MomentumLSTM as the weights of x~ and s~, and b_ih = 0 here, the two cells are equal.
 
     Args:
         input_size: Number of input features, I.
@@ -71,8 +71,7 @@ class FilteredLSTM(Cell):
         return h_BH, LinearState(filtered_BC, lstm_state)
 
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        self.check_input(x_BTI)
-        before_BC, lstm_state = self.initial_state(len(x_BTI)) if state is None else state
+        before_BC, lstm_state = self.start_state(x_BTI, state)
         scaled_BTC = self.step_size * full_precision(F.pad(x_BTI, (0, 1), value=1.0))
         filtered_BTC = linear_scan(scaled_BTC.new_full((1, 1, 1), self.momentum), scaled_BTC, before_BC)
         y_BTH, lstm_state = self.lstm(filtered_BTC.to(self.lstm.weight_ih.dtype), lstm_state)
@@ -80,17 +79,17 @@ class FilteredLSTM(Cell):
 
 
 class LinearStateLSTM(Cell):
-    """LSTM on [x_t, n_t]: n_t = d n_{t-1} + (1 - d) (V x_t + c), N linear units with decays d of their own.
+    """LSTM on [x_t, n_t]: n_t = d n_{t-1} + (1 - d) (V x_t + c), N linear units with one decay d each.
 
-    It tests whether more linear state is all that counts: the input reaches the LSTM as it is, beside averages of it
-    over many times, and nothing is a momentum.
+    It tests whether additional linear state explains the gain: the LSTM gets the unchanged input and moving averages of
+    it over many times, but no momentum.
 
     Args:
         input_size: Number of input features, I.
         hidden_size: Number of hidden units of the LSTM, H.
         linear_units: N.
-        longest: Longest time of the averages in steps, above 1: 1 / (1 - d) starts spread evenly on a logarithmic
-            scale from 2 (at most ``longest``) to this; d is learned as a sigmoid.
+        longest: Longest time of the averages in steps, above 1. The initial 1 / (1 - d) are spread evenly on a
+            logarithmic scale from 2 (at most ``longest``) to this; d is learned as a sigmoid.
         init: As for the LSTM.
         engine: As for the LSTM.
     """
@@ -124,8 +123,7 @@ class LinearStateLSTM(Cell):
         return h_BH, LinearState(n_BN, lstm_state)
 
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        self.check_input(x_BTI)
-        before_BN, lstm_state = self.initial_state(len(x_BTI)) if state is None else state
+        before_BN, lstm_state = self.start_state(x_BTI, state)
         u_BTN = full_precision(self.to_linear(x_BTI))
         with no_autocast(x_BTI):
             decay_11N = torch.sigmoid(full_precision(self.raw_decay))[None, None]
@@ -134,10 +132,10 @@ class LinearStateLSTM(Cell):
         return y_BTH, LinearState(n_BTN[:, -1], lstm_state)
 
 
-class ScaledLSTM(LSTMCore):
+class ScaledLSTM(DrivenCell, LSTMCore):
     """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = s a_t.
 
-    It tests whether what a momentum cell gains is only the scale of its input: MomentumLSTM with mu = 0.
+    It tests whether the gain of momentum is only the scale of the input: MomentumLSTM with mu = 0.
 
     Args:
         step_size: s, above 0.
@@ -150,7 +148,7 @@ class ScaledLSTM(LSTMCore):
 class LearnedMomentumLSTM(MomentumLSTM):
     """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = mu v_{t-1} + s a_t, mu and s learned.
 
-    It tests whether the published mu and s are a choice of the method or of the search for them.
+    It tests whether the result depends on the search for the published mu and s.
 
     Args:
         learn: ``scalar`` learns one mu and one s, ``unit`` one of each for every gate channel.
@@ -163,15 +161,11 @@ class LearnedMomentumLSTM(MomentumLSTM):
 class GatedMomentum(Drive):
     """v_t = mu_t v_{t-1} + step_size a_t, mu_t = sig(w_m . x_t + b_m), one number for all channels.
 
-    It commutes with W as momentum does, and so it runs on the input: its first channels are x.
-
-    Args:
-        input_size: Number of channels that are x, I.
-        momentum: Where mu_t starts, in (0, 1): w_m = 0.
-        step_size: s, above 0.
+    It commutes with W as momentum does, so it runs on the input, whose first ``input_size`` channels are x.
+    :class:`GatedMomentumDriven` documents the other arguments.
     """
 
-    linear = True
+    commutes_with_weights = True
 
     def __init__(self, input_size: int, momentum: float, step_size: float) -> None:
         super().__init__()
@@ -181,7 +175,7 @@ class GatedMomentum(Drive):
         self.bias = nn.Parameter(torch.tensor([log(momentum / (1 - momentum))]))
 
     def momentum(self, a: Tensor) -> Tensor:
-        """mu_t of shape (.., 1)."""
+        """Return mu_t of shape (.., 1)."""
         logits = (a[..., : len(self.weight)] * full_precision(self.weight)).sum(-1, keepdim=True)
         return torch.sigmoid(logits + full_precision(self.bias))
 
@@ -197,7 +191,7 @@ class GatedMomentum(Drive):
         return v_BTC, v_BTC[:, -1]
 
     def settled(self, a_C: Tensor) -> Tensor:
-        """For an input x near 0, whatever ``a_C`` is."""
+        # at x near 0, where mu_t = sig(b_m), whatever a is
         return self.step_size / (1 - torch.sigmoid(self.bias)) * a_C
 
     def growth(self) -> float:
@@ -211,7 +205,7 @@ class GatedMomentumDriven(DrivenCell):
     """A core on v_t = mu_t v_{t-1} + step_size a_t, mu_t = sig(w_m . x_t + b_m).
 
     Args:
-        momentum: Where mu_t starts, in (0, 1): w_m is 0 before it is trained.
+        momentum: Initial mu_t, in (0, 1); the initial w_m is 0.
         step_size: s, above 0.
     """
 
@@ -225,5 +219,5 @@ class GatedMomentumDriven(DrivenCell):
 class GatedMomentumLSTM(GatedMomentumDriven, LSTMCore):
     """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = mu_t v_{t-1} + s a_t, mu_t = sig(w_m . x_t + b_m).
 
-    It tests where a momentum becomes a gate: whether a momentum that the input chooses is better than a constant one.
+    It tests whether a momentum that depends on the input, as a gate does, is better than a constant one.
     """

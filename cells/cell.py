@@ -13,30 +13,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cells.state import State
+from cells.introspection import Introspection
+from cells.state import State, check_state
 from cells.validation import positive_int
 
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
 
 
-class Cell(nn.Module, ABC):
+class Cell(nn.Module, Introspection, ABC):
     """A recurrence y_t, state_t = step(x_t, state_{t-1}) over sequences, batch first everywhere.
 
-    A plug-in writes :meth:`step` and :meth:`initial_state`; a cell that can treat a whole sequence faster overrides
-    :meth:`forward`, which must give the same numbers. The first line of the docstring is the cell's equation: it is
-    what ``python -m app cells`` shows. Every concrete subclass is registered by being imported.
+    A plug-in implements :meth:`step` and :meth:`initial_state`. A cell with a faster way to compute a whole sequence
+    overrides :meth:`forward`, which must return the same numbers. The first line of the docstring is the equation of
+    the cell; ``python -m app cells`` prints it. Importing a concrete subclass registers it.
 
     The constructor takes ``(input_size, hidden_size, *, own keyword arguments with defaults)``. The own arguments are
-    plain data (numbers, strings, booleans, None, or lists and dictionaries of them), because they are written into
-    configurations and checkpoints.
+    plain data (numbers, strings, booleans, None, or lists and dictionaries of them), because configurations and
+    checkpoints store them.
 
     Args:
         input_size: Number of features of one input step, I.
         hidden_size: Number of features of one output step, H.
 
     Attributes:
-        init_args: The own keyword arguments as they were given.
-        roles: What a parameter is, by its name in the class, where optimisers should treat it apart from the others:
+        init_args: The own keyword arguments that the caller gave.
+        roles: Role of a parameter, by its name in the class, for optimizers that treat it separately:
             ``{"skew": "orthogonal"}``. See :func:`cells.parameter_roles`.
 
     Raises:
@@ -51,7 +52,7 @@ class Cell(nn.Module, ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> Cell:
         cell = super().__new__(cls)
         own = {name: value for name, value in kwargs.items() if name not in ("input_size", "hidden_size")}
-        object.__setattr__(cell, "init_args", own)  # nn.Module.__setattr__ needs a finished nn.Module.__init__
+        object.__setattr__(cell, "init_args", own)  # nn.Module.__setattr__ requires a finished nn.Module.__init__
         return cell
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
@@ -61,29 +62,29 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step, for ``batch_size`` rows, on the device of the parameters."""
+        """Return the state before the first step, for ``batch_size`` rows, on the device of the parameters."""
 
     @abstractmethod
     def step(self, x_BI: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step: the output y_BH and the next state."""
+        """Compute one step: the output y_BH and the next state."""
 
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """A whole sequence: the outputs y_BTH and the last state.
+        """Compute a whole sequence: the outputs y_BTH and the last state.
 
         Args:
             x_BTI: Inputs of shape (batch, time, input_size), time at least 1.
             state: State to start from; None means :meth:`initial_state`.
 
         Raises:
-            ValueError: if ``x_BTI`` has another shape, or no rows or no steps.
+            ValueError: if ``x_BTI`` has another shape, no rows or no steps, or if ``state`` does not fit the cell and
+                the input.
         """
-        self.check_input(x_BTI)
-        return self.loop(x_BTI, self.initial_state(x_BTI.shape[0]) if state is None else state)
+        return self.loop(x_BTI, self.start_state(x_BTI, state))
 
     def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
-        """``step`` (:meth:`stepper`'s by default) over time: what every cell is, whatever faster way forward takes."""
+        """Apply ``step`` (by default that of :meth:`stepper`) to each time step: the definition of the cell."""
         outputs = []
-        with parametrize.cached():  # a parametrised weight is computed once for the sequence, not once a step
+        with parametrize.cached():  # computes a parametrized weight once for the sequence instead of once per step
             step = step or self.stepper()
             for x_BI in x_BTI.unbind(1):  # indexing x_BTI[:, t] would make the backward pass quadratic in T
                 y_BH, state = step(x_BI, state)
@@ -91,23 +92,38 @@ class Cell(nn.Module, ABC):
         return torch.stack(outputs, 1), state
 
     def stepper(self) -> Step:
-        """:meth:`step` for one sequence: what is the same at every step may be computed here, once."""
+        """Return :meth:`step` for one sequence; an override computes here, once, what all steps share."""
         return self.step
 
-    def after_optimizer_step(self) -> None:
-        """Called once after each optimiser step, for cells that count them; :func:`cells.follow_optimizer` does it."""
+    def start_state(self, x_BTI: Tensor, state: State | None) -> State:
+        """Check the input and the state of a sequence, and return the state before its first step.
 
-    def check_input(self, x_BTI: Tensor) -> None:
-        """Refuse an input that is no batch of sequences of this cell.
+        Every ``forward`` calls this before it computes anything.
 
         Raises:
-            ValueError: with the shape found and the shape expected.
+            ValueError: with what was expected and what was given.
+        """
+        self.check_input(x_BTI)
+        initial = self.initial_state(x_BTI.shape[0])
+        if state is None:
+            return initial
+        check_state(f"the state of {type(self).__name__}", state, initial)
+        return state
+
+    def check_input(self, x_BTI: Tensor) -> None:
+        """Check that ``x_BTI`` is a batch of sequences for this cell.
+
+        Raises:
+            ValueError: with the expected shape and the given one.
         """
         if x_BTI.dim() != 3 or x_BTI.shape[2] != self.input_size or 0 in x_BTI.shape:
             raise ValueError(
-                f"{type(self).__name__} got an input of shape {tuple(x_BTI.shape)}; "
-                f"(batch, time, {self.input_size}) with at least one row and one step is expected"
+                f"the input of {type(self).__name__} must have shape (batch, time, {self.input_size}) with at least "
+                f"one row and one step, got {tuple(x_BTI.shape)}"
             )
+
+    def after_optimizer_step(self) -> None:
+        """Run after each optimizer step, for cells that count them; :func:`cells.follow_optimizer` makes the call."""
 
     def extra_repr(self) -> str:
         own = "".join(f", {name}={value!r}" for name, value in self.init_args.items())

@@ -1,4 +1,4 @@
-"""The conformance suite that every cell must pass, a third party's too.
+"""The conformance suite for every cell, including those of third parties.
 
 Shapes: B batch, T time, I input_size, H hidden_size.
 """
@@ -18,11 +18,11 @@ from cells.state import State, leaves, move, reset_rows
 
 Factory = Callable[[int, int], Cell]
 
-B, T, I, H = 3, 7, 4, 6  # noqa: E741  # awkward sizes: no two equal, none a power of two where it would hide a mix-up
+B, T, I, H = 3, 7, 4, 6  # noqa: E741  # no two are equal, so that mixed-up dimensions show
 
 
 def check_cell(factory: Factory) -> None:
-    """Check that ``factory(input_size, hidden_size)`` builds a cell that keeps the contract of :class:`cells.Cell`.
+    """Check that ``factory(input_size, hidden_size)`` builds a cell that fulfills the contract of :class:`cells.Cell`.
 
     Example:
         >>> from functools import partial
@@ -30,7 +30,7 @@ def check_cell(factory: Factory) -> None:
         >>> check_cell(partial(MomentumLSTM, momentum=0.9, step_size=0.1))
 
     Raises:
-        AssertionError: at the first rule that is broken, with the name of the cell, the rule, and what was found.
+        AssertionError: at the first broken rule, with the name of the cell, the rule and the finding.
     """
     with torch.random.fork_rng():
         for check in CHECKS:
@@ -46,33 +46,31 @@ def check_cell(factory: Factory) -> None:
 
 
 def check_construction(factory: Factory) -> None:
-    """factory(input_size, hidden_size) gives a Cell with these sizes, plain own arguments, and roles of parameters."""
+    """factory(input_size, hidden_size) returns a Cell with these sizes, plain own arguments, and valid roles."""
     cell = factory(I, H)
-    assert isinstance(cell, Cell), f"a cells.Cell is expected, not a {type(cell).__name__}"
+    assert isinstance(cell, Cell), f"the factory must return a cells.Cell, got a {type(cell).__name__}"
     sizes = cell.input_size, cell.hidden_size
-    assert sizes == (I, H), f"(input_size, hidden_size) = {(I, H)} was asked for, the cell says {sizes}"
-    assert _is_plain(cell.init_args), f"own arguments must be plain data, not {cell.init_args}"
+    assert sizes == (I, H), f"(input_size, hidden_size) must be {(I, H)}, got {sizes}"
+    assert _is_plain(cell.init_args), f"own arguments must be plain data, got {cell.init_args}"
     unknown = set(cell.roles) - {name for name, _ in cell.named_parameters()}
-    assert not unknown, f"there is a role for {', '.join(sorted(unknown))}, but no such parameter"
+    assert not unknown, f"roles must name parameters, got {', '.join(sorted(unknown))}"
     again = type(cell)(I, H, **cell.init_args)
     expected, found = _shapes(cell), _shapes(again)
-    assert found == expected, f"built again from its own arguments it has other parameters: {found}, not {expected}"
+    assert found == expected, f"a cell built from init_args must have the parameters {expected}, got {found}"
 
 
 def check_shapes(factory: Factory) -> None:
-    """Outputs are (B, T, hidden_size), every leaf of a state has the batch first, and any B and T are served."""
+    """Outputs are (B, T, hidden_size), and every leaf of a state has the batch first, for any B and T."""
     cell, x_BTI, state = _cell_input_state(factory)
     for rows, steps in ((B, T), (1, 1), (5, 2)):
         y_BTH, last = cell(torch.randn(rows, steps, I, dtype=torch.float64))
-        assert y_BTH.shape == (rows, steps, H), (
-            f"outputs of shape {(rows, steps, H)} expected, got {tuple(y_BTH.shape)}"
-        )
+        assert y_BTH.shape == (rows, steps, H), f"outputs must have shape {(rows, steps, H)}, got {tuple(y_BTH.shape)}"
         for leaf in [*leaves(cell.initial_state(rows)), *leaves(last)]:
             assert leaf.shape[:1] == (rows,), f"a state leaf for {rows} rows has shape {tuple(leaf.shape)}"
     y_BH, following = cell.step(x_BTI[:, 0], state)
-    assert y_BH.shape == (B, H), f"one step gives {(B, H)}, got {tuple(y_BH.shape)}"
+    assert y_BH.shape == (B, H), f"the output of a step must have shape {(B, H)}, got {tuple(y_BH.shape)}"
     expected, found = ([tuple(leaf.shape) for leaf in leaves(tree)] for tree in (state, following))
-    assert found == expected, f"a step changes the shapes of the state from {expected} to {found}"
+    assert found == expected, f"a step must keep the shapes {expected} of the state, got {found}"
 
 
 def check_bad_input(factory: Factory) -> None:
@@ -93,13 +91,13 @@ def check_step_equals_forward(factory: Factory) -> None:
 
 
 def check_default_state(factory: Factory) -> None:
-    """No state given means initial_state."""
+    """The default state is initial_state."""
     cell, x_BTI, _ = _cell_input_state(factory)
     _assert_same("no state and initial_state", cell(x_BTI), cell(x_BTI, cell.initial_state(B)))
 
 
 def check_cut(factory: Factory) -> None:
-    """A sequence cut anywhere, with the state handed on, equals the whole."""
+    """A sequence cut anywhere, with its state passed on, equals the whole sequence."""
     cell, x_BTI, state = _cell_input_state(factory)
     whole = cell(x_BTI, state)
     for cut in range(1, T):
@@ -109,7 +107,7 @@ def check_cut(factory: Factory) -> None:
 
 
 def check_rows_independent(factory: Factory) -> None:
-    """The rows of a batch do not see each other."""
+    """The rows of a batch are independent."""
     cell, x_BTI, state = _cell_input_state(factory)
     y_BTH, last = cell(x_BTI, state)
     for row in range(B):
@@ -118,7 +116,7 @@ def check_rows_independent(factory: Factory) -> None:
 
 
 def check_causality(factory: Factory) -> None:
-    """A later input changes no earlier output."""
+    """An input does not change earlier outputs."""
     cell, x_BTI, state = _cell_input_state(factory)
     before, _ = cell(x_BTI, state)
     for t in range(1, T):
@@ -131,7 +129,7 @@ def check_causality(factory: Factory) -> None:
 
 def check_gradients(factory: Factory) -> None:
     """Gradients in input, parameters and initial state equal finite differences along random directions (float64)."""
-    cell = factory(2, 4).double().eval()  # few units, and an even number of them: some cells come in pairs
+    cell = factory(2, 4).double().eval()  # few units, and an even number, which cells with pairs of units require
     x_BTI = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
     state = _random_state(cell, 2)
     names, parameters = zip(*cell.named_parameters(), strict=True) if list(cell.parameters()) else ((), ())
@@ -157,7 +155,7 @@ def check_every_parameter_learns(factory: Factory) -> None:
 
 
 def check_reset_rows(factory: Factory) -> None:
-    """Rows whose state is reset go on as from the start, the others as if nothing had been done."""
+    """Rows with a reset state continue as from the start, the others as without the reset."""
     cell, x_BTI, state = _cell_input_state(factory)
     reset_B = torch.tensor([False, True, False])
     y_BTH, _ = cell(x_BTI, reset_rows(state, reset_B, cell.initial_state(B)))
@@ -167,7 +165,7 @@ def check_reset_rows(factory: Factory) -> None:
 
 
 def check_eval(factory: Factory) -> None:
-    """In eval mode two runs are equal, gradients flow, and train mode can be taken up again."""
+    """In eval mode two runs are equal and gradients flow, and the cell runs again in train mode."""
     cell, x_BTI, state = _cell_input_state(factory)
     _assert_same("two runs in eval mode", _run(cell, cell, x_BTI, state), _run(cell, cell, x_BTI, state))
     with torch.no_grad():
@@ -177,7 +175,7 @@ def check_eval(factory: Factory) -> None:
 
 
 def check_state_dict(factory: Factory) -> None:
-    """A state dict, carried to a second cell, carries the function, and holds tensors only."""
+    """A second cell with the state dict of the first is the same function."""
     cell, x_BTI, state = _cell_input_state(factory)
     torch.manual_seed(1)
     other = factory(I, H).double().eval()
@@ -186,28 +184,30 @@ def check_state_dict(factory: Factory) -> None:
 
 
 def check_copies(factory: Factory) -> None:
-    """deepcopy and pickle give equal, independent cells with the same own arguments."""
+    """deepcopy and pickle return equal, independent cells with the same own arguments."""
     cell, x_BTI, state = _cell_input_state(factory)
     expected = cell(x_BTI, state)
     for how, other in (("deepcopy", copy.deepcopy(cell)), ("pickle", pickle.loads(pickle.dumps(cell)))):
         _assert_same(f"a cell and its {how}", other(x_BTI, state), expected)
-        assert other.init_args == cell.init_args, f"{how} gives init_args {other.init_args}, not {cell.init_args}"
+        assert other.init_args == cell.init_args, f"{how} must keep init_args {cell.init_args}, got {other.init_args}"
         for parameter in other.parameters():
             parameter.data.add_(1)
         _assert_same(f"a cell before and after a change of its {how}", cell(x_BTI, state), expected)
 
 
 def check_dtypes(factory: Factory) -> None:
-    """float64 stays float64 and float32 float32, in outputs and states."""
+    """Outputs and states have the dtype of the parameters, float32 or float64."""
     for dtype in (torch.float32, torch.float64):
         cell = factory(I, H).to(dtype)
         for leaf in leaves(cell.initial_state(B)):
             assert not leaf.is_floating_point() or leaf.dtype == dtype, (
-                f"an initial state of {leaf.dtype} in a cell of {dtype}"
+                f"the initial state of a cell of {dtype} must have this dtype, got {leaf.dtype}"
             )
         y_BTH, last = cell(torch.randn(B, T, I, dtype=dtype))
         found = {leaf.dtype for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()}
-        assert found == {dtype}, f"{dtype} gives {', '.join(map(str, sorted(found, key=str)))}"
+        assert found == {dtype}, (
+            f"outputs and states must have {dtype}, got {', '.join(map(str, sorted(found, key=str)))}"
+        )
 
 
 def check_autocast(factory: Factory) -> None:
@@ -219,16 +219,16 @@ def check_autocast(factory: Factory) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         low = _run(cell, cell, x_BTI, state)
     for a, b in zip(leaves(low), leaves(exact), strict=True):
-        assert a.isfinite().all(), "bf16 autocast gives a value that is not finite"
+        assert a.isfinite().all(), "values under bf16 autocast must be finite"
         error = ((a.float() - b).abs().max() / b.abs().max().clamp(min=1)).item()
-        assert error < 0.05, f"bf16 autocast is {error:.3f} away from float32; less than 0.05 is expected"
+        assert error < 0.05, f"bf16 autocast must differ from float32 by less than 0.05, got {error:.3f}"
 
 
 def check_device_move(factory: Factory) -> None:
-    """Moved to another device, the cell makes its states and outputs there."""
+    """After a move to another device, states and outputs are on that device."""
     cell = factory(I, H).to("meta")
     found = {str(leaf.device) for leaf in leaves(cell.initial_state(B))}
-    assert found <= {"meta"}, f"the states of a cell on 'meta' lie on {', '.join(sorted(found))}"
+    assert found <= {"meta"}, f"the states of a cell on 'meta' must be there, got {', '.join(sorted(found))}"
     if torch.cuda.is_available():
         cell, x_BTI, state = _cell_input_state(factory)
         expected = cell(x_BTI, state)
@@ -238,7 +238,7 @@ def check_device_move(factory: Factory) -> None:
 
 CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_construction,
-    check_dtypes,  # before those that run in float64, and would find a fixed dtype with a worse message
+    check_dtypes,  # before the checks in float64, which would report a fixed dtype less clearly
     check_shapes,
     check_bad_input,
     check_step_equals_forward,
@@ -258,12 +258,12 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
 
 
 def _cell_input_state(factory: Factory) -> tuple[Cell, Tensor, State]:
-    cell = factory(I, H).double().eval()  # a cell may be random in train mode
+    cell = factory(I, H).double().eval()  # in train mode a cell may be random
     return cell, torch.randn(B, T, I, dtype=torch.float64), _random_state(cell, B)
 
 
 def _random_state(cell: Cell, rows: int) -> State:
-    """A state that a run could have reached: not every tensor of the right shape is one."""
+    """Return a state that a run has reached, because not every tensor of the right shape is a valid state."""
     with torch.no_grad():
         _, state = cell(torch.randn(rows, 5, cell.input_size, dtype=torch.float64))
     tensors = [leaf.requires_grad_() if leaf.is_floating_point() else leaf for leaf in leaves(state)]
@@ -271,7 +271,7 @@ def _random_state(cell: Cell, rows: int) -> State:
 
 
 def _run(cell: Cell, forward: Callable[..., Any], x_BTI: Tensor, state: State) -> list[Tensor]:
-    """Outputs, last state, and the gradients of a fixed function of both in everything that has one."""
+    """Return outputs, last state, and the gradients of a fixed function of both with respect to everything."""
     x_BTI = x_BTI.detach().requires_grad_()
     y_BTH, last = forward(x_BTI, state)
     results = [leaf for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()]
@@ -294,7 +294,7 @@ def _assert_same(what: str, found: Any, expected: Any) -> None:
         assert a.shape == b.shape, f"{what} differ in shape: {tuple(a.shape)} and {tuple(b.shape)}"
         difference = (a - b).abs().max().item() if a.numel() else 0.0
         tolerance = 1e-9 * max(1.0, b.abs().max().item() if b.numel() else 0.0)
-        assert difference <= tolerance, f"{what} differ by {difference:.2e}; at most {tolerance:.0e} is expected"
+        assert difference <= tolerance, f"{what} differ by {difference:.2e}, must be at most {tolerance:.0e}"
 
 
 def _shapes(cell: Cell) -> dict[str, tuple[int, ...]]:
@@ -310,7 +310,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _name(factory: Factory) -> str:
-    """The class and the own arguments of the cell, as far as they can be told without building it."""
+    """Return the class and the own arguments of the cell, as far as they are known without building it."""
     function = getattr(factory, "func", factory)
     arguments = ", ".join(f"{name}={value!r}" for name, value in getattr(factory, "keywords", {}).items())
     return getattr(function, "__name__", repr(function)) + (f"({arguments})" if arguments else "")

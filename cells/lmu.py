@@ -1,6 +1,6 @@
 """The Legendre memory unit: a linear memory of the last theta steps, read by a tanh layer.
 
-Shapes: B batch, T time, I input_size, H hidden_size, N order of the memory, K steps of a block, M blocks.
+Shapes: B batch, T time, I input_size, H hidden_size, N order of the memory, D = I + N, K steps of a block, M blocks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cells.cell import Cell
-from cells.engines.bptt import Recurrence
-from cells.engines.choice import Engine, choose_engine
-from cells.engines.library import run_library
+from cells.engines.choice import Engine, EngineCell, choose_engine
+from cells.engines.library import LibraryWeights, run_library
 from cells.engines.precision import no_autocast
 from cells.state import State
 from cells.validation import number_in, one_of, positive_int
@@ -29,16 +28,16 @@ class LMUState(NamedTuple):
     m: Tensor
 
 
-class LMU(Cell):
+class LMU(Cell, EngineCell):
     """u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}, m_t = A m_{t-1} + B u_t, h_t = tanh(W_x x_t + W_h h_{t-1} + W_m m_t).
 
     The memory m holds the coefficients of u over the last ``theta`` steps in Legendre polynomials. A and B are fixed:
-    A_ij = (2i+1)/theta (-1 if i < j else (-1)^(i-j+1)), B_i = (2i+1)/theta (-1)^i, discretised by zero-order hold with
-    a step of 1. The whole cell is computed in full precision, also under autocast, for errors add up in m.
+    A_ij = (2i+1)/theta (-1 if i < j else (-1)^(i-j+1)), B_i = (2i+1)/theta (-1)^i, discretized by zero-order hold with
+    a step of 1. The whole cell is computed in full precision, even under autocast, because errors accumulate in m.
 
     Without ``feedback`` the memory is a linear filter of the input. It is then computed for the whole sequence at
-    once, and torch's kernel for tanh recurrent networks reads it (the engine ``library``); with it every step needs the
-    one before, and the step loop runs (``reference``).
+    once, and torch's kernel for tanh recurrent networks reads it (the engine ``library``). With ``feedback`` the step
+    loop runs (``reference``).
 
     Source: Voelker, Kajic and Eliasmith, "Legendre Memory Units: Continuous-Time Representation in Recurrent Neural
     Networks", NeurIPS 2019, and its public code (github.com/abr/neurips2019).
@@ -48,19 +47,17 @@ class LMU(Cell):
         hidden_size: Number of hidden units, H.
         order: Number of coefficients, N.
         theta: Length of the window in steps, above 0.
-        feedback: Whether h and m are written into the memory. False leaves e_h and e_m out, not only at 0.
+        feedback: Whether h and m are written into the memory. With False the cell has no e_h and e_m.
         init: ``general``, the defaults of the public code: e_x and e_h uniform in +-sqrt(3 / fan-in), e_m = 0, the
             three W normal with variance 2 / (fan-in + fan-out). ``published``, its experiment on permuted MNIST:
-            e_x = 1, and e_h, e_m, W_x, W_h are 0 before they are trained.
+            e_x = 1, and the initial e_h, e_m, W_x and W_h are 0.
         engine: ``reference``, ``library`` or ``auto``.
 
     Raises:
-        ValueError: if an argument lies outside what is accepted.
+        ValueError: if an argument is out of range.
     """
 
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.rnn_tanh)
-    recurrence: ClassVar[type[Recurrence] | None] = None
-    bias_hh: None = None
     A: Tensor
     B: Tensor
 
@@ -84,7 +81,7 @@ class LMU(Cell):
         choose_engine(self)  # refuses an engine that cannot run this cell
         A_NN, B_N = legendre_memory(order, theta)
         dtype = torch.get_default_dtype()
-        self.register_buffer("A", A_NN.to(dtype), persistent=False)  # order and theta say what they are
+        self.register_buffer("A", A_NN.to(dtype), persistent=False)  # order and theta determine them
         self.register_buffer("B", B_N.to(dtype), persistent=False)
         self.e_x = nn.Parameter(torch.empty(input_size))
         self.e_h = nn.Parameter(torch.empty(hidden_size)) if feedback else None
@@ -95,7 +92,7 @@ class LMU(Cell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the parameters anew, as ``init`` says."""
+        """Draw new initial parameters by the scheme ``init``."""
         for encoder in (self.e_x, self.e_h):
             if encoder is not None:
                 bound = sqrt(3 / len(encoder))
@@ -112,7 +109,7 @@ class LMU(Cell):
 
     @property
     def library(self) -> bool:
-        """Whether torch's kernel can run the cell."""
+        """Whether torch's kernel can run the cell: its input, the memory, must not depend on h."""
         return not self.feedback
 
     def initial_state(self, batch_size: int) -> LMUState:
@@ -132,27 +129,21 @@ class LMU(Cell):
     def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if choose_engine(self) == "reference":
             return super().forward(x_BTI, state)
-        self.check_input(x_BTI)
-        if state is None:
-            state = self.initial_state(x_BTI.shape[0])
+        state = self.start_state(x_BTI, state)
         with no_autocast(x_BTI):
             x_BTI = x_BTI.to(self.W_x.dtype)
             m_BTN = self.remember(x_BTI @ self.e_x, state.m)
-            weight_HD = torch.cat([self.W_x, self.W_m], 1)
-            y_BTH, (h_BH,) = run_library(self, torch.cat([x_BTI, m_BTN], -1), weight_HD, None, (state.h,))
+            weights = LibraryWeights(torch.cat([self.W_x, self.W_m], 1), self.W_h)
+            x_BTD = torch.cat([x_BTI, m_BTN], -1)
+            y_BTH, (h_BH,) = run_library(torch.rnn_tanh, x_BTD, weights, (state.h,))
         return y_BTH, LMUState(h_BH, m_BTN[:, -1])
 
-    def recurrent_weight(self) -> Tensor:
-        """W_h."""
-        return self.W_h
-
     def remember(self, u_BT: Tensor, m_BN: Tensor) -> Tensor:
-        """m_t of all steps, from the memory before the first, in blocks of about sqrt(T) steps.
+        """Return m_t of all steps from ``m_BN``, the memory before the first, in blocks of about sqrt(T) steps.
 
-        The answer to u within a block is one product with a Toeplitz matrix for all blocks together; the ends of the
-        blocks are carried forward one by one; what is left of them k steps into the next block, A^k m, is again one
-        product. A convolution by FFT is no slower, but less exact in float32, and needs a way of its own for the memory
-        before the first step.
+        One product with a Toeplitz matrix computes the response to u within each of the blocks. A loop carries the ends
+        of the blocks forward. One more product computes A^k m, the contribution of each end k steps into the next
+        block. A convolution by FFT is as fast but less accurate in float32, and does not include ``m_BN``.
         """
         rows, T = u_BT.shape
         N = self.order
@@ -162,7 +153,7 @@ class LMU(Cell):
             powers = [self.A]
             for _ in range(K - 1):
                 powers.append(self.A @ powers[-1])
-            after_NKN = torch.stack(powers).permute(2, 0, 1)  # A^1 .. A^K, as what they make of row vectors
+            after_NKN = torch.stack(powers).permute(2, 0, 1)  # A^1 .. A^K, to be applied to row vectors
             answers_KN = torch.cat([self.B[None], torch.stack(powers[:-1]) @ self.B]) if K > 1 else self.B[None]
             lag_KK = torch.arange(K, device=u_BT.device)[None] - torch.arange(K, device=u_BT.device)[:, None]
             toeplitz_KKN = answers_KN[lag_KK.clamp(min=0)] * (lag_KK >= 0)[:, :, None]
@@ -176,9 +167,9 @@ class LMU(Cell):
 
 
 def legendre_memory(order: int, theta: float) -> tuple[Tensor, Tensor]:
-    """A of shape (N, N) and B of shape (N,) of the memory, discretised by zero-order hold, in float64.
+    """Return A of shape (N, N) and B of shape (N,) of the memory, discretized by zero-order hold, in float64.
 
-    Held for a step, u acts as a part of the state that does not change: exp [[A, B], [0, 0]] = [[A', B'], [0, 1]].
+    During a step u is a constant part of the state: exp [[A, B], [0, 0]] = [[A', B'], [0, 1]].
     """
     i_N = torch.arange(order, dtype=torch.float64)
     sign_NN = torch.where(i_N[:, None] < i_N, -1.0, (-1.0) ** (i_N[:, None] - i_N + 1))

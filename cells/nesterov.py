@@ -1,29 +1,33 @@
-"""Cells with Nesterov's accelerated gradient, over every core.
+"""Cells with Nesterov's accelerated gradient, for every core.
 
-They do not split into a drive and a core. With y_t = U h_{t-1} + b_hh + s a_t the core gets y_t + c_k (y_t - y_{t-1}):
-the extrapolation takes in the hidden state, so nothing of it can be computed before h_{t-1} is known, and momentum is
-part of dh_T/dh_t. The SR cells, whose drive has the same schedule on the input alone, are other cells.
+They do not consist of a drive and a core. With y_t = U h_{t-1} + b_hh + s a_t the core gets y_t + c_k (y_t - y_{t-1}).
+The extrapolation includes the hidden state: it needs h_{t-1}, and momentum is part of dh_T/dh_t. The SR cells, whose
+drive has the same schedule on the input alone, are different cells.
 
-Shapes: B batch, I input_size, H hidden_size, G = gates x H.
+Shapes: B batch, T time, K steps of a chunk, I input_size, D = I + 1 with the constant 1, H hidden_size, G = gates x H.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import sqrt
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cells.cores.base import Core
 from cells.cores.gru import GRUCore
 from cells.cores.lstm import LSTMCore
 from cells.cores.orthogonal import DTRIVCore
 from cells.cores.tanh import RNNCore
-from cells.driven import DrivenCell
-from cells.drives import Identity, restart_schedule
+from cells.drives import restart_schedule
 from cells.engines.bptt import chunk_steps, gate_product
+from cells.engines.choice import choose_engine
 from cells.engines.precision import no_autocast
+from cells.introspection import TanhNetwork
+from cells.state import State
 from cells.validation import number_in, one_of, positive_int
 
 
@@ -31,10 +35,10 @@ class NesterovState(NamedTuple):
     """State of a Nesterov cell.
 
     Attributes:
-        y_input: The part of the last y that comes from the input, +-s a_t, of shape (B, G).
-        y_hidden: The part that comes from the hidden state, U h_{t-1} + b_hh, of shape (B, G). The two are kept apart
-            because the GRU's reset gate acts on one of them only.
-        k: Count of the last step, of shape (B,); 0 before the first.
+        y_input: The part of the last y from the input, +-s a_t, of shape (B, G).
+        y_hidden: The part from the hidden state, U h_{t-1} + b_hh, of shape (B, G). The parts are separate because the
+            reset gate of the GRU acts on this one only.
+        k: Count of the last step, of shape (B,); 0 before the first step.
         core: State of the core.
     """
 
@@ -44,7 +48,7 @@ class NesterovState(NamedTuple):
     core: Any
 
 
-class Nesterov(DrivenCell):
+class Nesterov(Core):
     """A core on y_t + (k-1)/(k+2) (y_t - y_{t-1}), y_t = U h_{t-1} + b_hh + s a_t, k = 1, 2, .., F, 1, 2, ...
 
     Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
@@ -52,11 +56,11 @@ class Nesterov(DrivenCell):
     Args:
         step_size: s, above 0.
         restart_period: F, the number of steps after which k returns to 1 (and y_{t-1} is forgotten); at least 1.
-        sign: Sign of s a_t in y_t. 1 is the paper's recurrence; -1 is what its public code for MNIST and TIMIT
-            computes, under the name SRLSTM.
+        sign: Sign of s a_t in y_t. 1 is the recurrence of the paper; its public code for MNIST and TIMIT computes -1,
+            under the name SRLSTM.
     """
 
-    kernel: ClassVar[Callable[..., Any] | None] = None  # torch has none for this recurrence
+    kernel: ClassVar[Callable[..., Any] | None] = None  # torch's kernels for the cores do not extrapolate
 
     def __init__(
         self,
@@ -68,10 +72,11 @@ class Nesterov(DrivenCell):
         sign: Literal[1, -1] = 1,
         **core: Any,
     ) -> None:
-        super().__init__(input_size, hidden_size, drive=Identity(), **core)
+        super().__init__(input_size, hidden_size, **core)
         self.step_size = number_in("(0, inf)", "step_size", step_size)
         self.restart_period = positive_int("restart_period", restart_period)
         self.sign = one_of("sign", sign, (1, -1))
+        choose_engine(self)  # refuses an engine that cannot run this cell
 
     def initial_state(self, batch_size: int) -> NesterovState:
         zeros_BG = self.weight_ih.new_zeros(batch_size, self.weight_ih.shape[0])
@@ -79,32 +84,43 @@ class Nesterov(DrivenCell):
         k_B = zeros_BG.new_zeros(batch_size, dtype=torch.int64)
         return NesterovState(zeros_BG, zeros_BG.clone(), k_B, self.initial_core_state(zeros_BH))
 
-    def step_with(self, weight_GH: Tensor, x_BI: Tensor, state: NesterovState) -> tuple[Tensor, NesterovState]:
+    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         a_BG = self.linear(x_BI, self.weight_ih, self.bias_ih)
         y_input = self.sign * self.step_size * a_BG
         y_hidden = self.linear(state.core.h, weight_GH, self.bias_hh)
         k_B, c_B = restart_schedule(state.k, self.restart_period, a_BG)
         v_BG = y_input + c_B[:, None] * (y_input - state.y_input)
         u_BG = y_hidden + c_B[:, None] * (y_hidden - state.y_hidden)
-        h_BH, core_state = self.core_step(v_BG, u_BG, state.core)
-        return h_BH, NesterovState(y_input, y_hidden, k_B, core_state)
+        return v_BG, u_BG, NesterovState(y_input, y_hidden, k_B, state.core)
 
     def settled(self, a_G: Tensor) -> Tensor:
         return self.sign * self.step_size * a_G
 
-    def run_bptt(self, x_BTI: Tensor, state: NesterovState) -> tuple[Tensor, NesterovState]:
-        """The sequence by the engine ``bptt``.
+    def gain_notes(self) -> Sequence[str]:
+        bound = (
+            "its activation bounds the state."
+            if self.bounded
+            else f"nothing bounds the state, which may grow by a factor of up to {1 + sqrt(2):.3g} per step."
+        )
+        note = f"The extrapolation includes h, so it is part of the recurrence; {bound}"
+        return [note, *super().gain_notes()]
 
-        The extrapolation is linear, so it can be made of h and x instead of y, H and I numbers a step instead of 2 G:
-        U (h_{t-1} + c_t (h_{t-1} - h_{t-2})), and the same of W and x. Only the first step, whose y_{t-1} comes from
-        the state, is different and makes a chunk of its own.
+    def tanh_network(self) -> TanhNetwork | None:
+        return None  # its pre-activation depends on h_{t-2} too
+
+    def run_bptt(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """Compute a sequence by the engine ``bptt``.
+
+        The extrapolation is linear. It is therefore applied to h and x instead of y, H and I numbers per step instead
+        of 2 G: U (h_{t-1} + c_t (h_{t-1} - h_{t-2})), and likewise for W and x. The first step is a separate chunk,
+        because its y_{t-1} comes from the state.
         """
         unrolled = self.unrolled(state.core)
         low, dtype = self.product_dtype(), self.weight_ih.dtype
         weight_GD: Tensor = self.weight_ih
         bias_hh = self.bias_hh
         with no_autocast(x_BTI):
-            if self.bias_ih is not None:  # b_ih is extrapolated with W x: the weight of an input that is always 1
+            if self.bias_ih is not None:  # b_ih is extrapolated with W x, as the weight of a constant 1
                 x_BTI = torch.cat([x_BTI, x_BTI.new_ones(*x_BTI.shape[:-1], 1)], -1)
                 weight_GD = torch.cat([weight_GD, self.bias_ih[:, None]], 1)
             weight_GD = (self.sign * self.step_size * weight_GD).to(low)
@@ -142,8 +158,8 @@ class NesterovRNN(Nesterov, RNNCore):
 class NesterovLSTM(Nesterov, LSTMCore):
     """LSTM on y_t + (k-1)/(k+2) (y_t - y_{t-1}), y_t = U h_{t-1} + b_hh + s (W x_t + b_ih), k = 1, .., F, 1, ...
 
-    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020; the
-    numbers published there as SRLSTM for MNIST and TIMIT are of this cell with ``sign`` -1.
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020. The numbers
+    published there as SRLSTM for MNIST and TIMIT belong to this cell with ``sign`` -1.
     """
 
 
@@ -157,7 +173,7 @@ class NesterovGRU(Nesterov, GRUCore):
 class NesterovDTRIV(Nesterov, DTRIVCore):
     """h_t = modReLU(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + s W x_t, k = 1, .., F, 1, .., U = B exp(A).
 
-    Nothing holds it: the extrapolation multiplies what lies along an eigenvalue of U far from 1 by up to 1 + sqrt(2) in
-    a step, and modReLU is not bounded. Take a short ``restart_period`` and short sequences. The public code of the
-    paper has no such cell; its SRDTRIV is :class:`SRDTRIV`.
+    The recurrence is unstable: the extrapolation multiplies components along eigenvalues of U far from 1 by up to
+    1 + sqrt(2) per step, and modReLU is not bounded. Use a short ``restart_period`` and short sequences. The public
+    code of the paper has no such cell; its SRDTRIV is :class:`SRDTRIV`.
     """

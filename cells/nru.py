@@ -1,4 +1,4 @@
-"""The non-saturating recurrent unit: a memory that heads write to and erase from, without gates.
+"""The non-saturating recurrent unit: a memory that heads write and erase, without gates.
 
 Shapes: B batch, I input_size, H hidden_size, M memory, k heads, S = sqrt(k M).
 """
@@ -32,9 +32,9 @@ class NRU(Cell):
     each divided by its 5-norm, and w those of p' q'^T.
 
     Source: Chandar, Sankar, Vorontsov, Kahou and Bengio, "Towards Non-saturating Recurrent Units for Modelling
-    Long-term Dependencies", AAAI 2019, and its public code (github.com/apsarath/NRU), which takes the mean over heads
-    and, on permuted MNIST, no relu on what the heads write. Nothing bounds the memory: untrained, with random inputs
-    and 8 hidden units, its norm is 1e4 after 100 steps (17 with 212 units and a memory of 256).
+    Long-term Dependencies", AAAI 2019, and its public code (github.com/apsarath/NRU), which averages over the heads
+    and, on permuted MNIST, applies no relu to what the heads write. The memory is not bounded: untrained, with random
+    inputs and 8 hidden units, its norm is 1e4 after 100 steps (17 with 212 units and a memory of 256).
 
     Args:
         input_size: Number of input features, I.
@@ -43,7 +43,7 @@ class NRU(Cell):
         heads: Number of heads, k; k M must be the square of an integer.
 
     Raises:
-        ValueError: if an argument lies outside what is accepted.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, memory: int = 64, heads: int = 4) -> None:
@@ -52,7 +52,7 @@ class NRU(Cell):
         self.heads = positive_int("heads", heads)
         self.root = isqrt(memory * heads)
         if self.root**2 != memory * heads:
-            raise ValueError(f"memory x heads is {memory} x {heads}; the square of an integer is expected")
+            raise ValueError(f"memory x heads must be the square of an integer, got {memory} x {heads}")
         self.to_hidden = nn.Linear(input_size + hidden_size + memory, hidden_size)
         self.to_heads = nn.Linear(hidden_size + memory, 2 * heads + 4 * self.root)
 
@@ -70,6 +70,6 @@ class NRU(Cell):
         return h_BH, NRUState(h_BH, m_BM)
 
     def directed(self, strength_Bk: Tensor, p_BS: Tensor, q_BS: Tensor) -> Tensor:
-        """The mean over the heads of strength times direction."""
+        """Return the mean over the heads of strength times direction."""
         v_BkM = (p_BS[:, :, None] * q_BS[:, None]).view(-1, self.heads, self.memory)
         return (strength_Bk[:, :, None] * F.normalize(v_BkM, p=5.0, dim=2)).mean(1)

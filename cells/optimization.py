@@ -1,4 +1,4 @@
-"""What training must know of the cells inside a model: the roles of parameters, and who counts optimiser steps."""
+"""What a training program asks of the cells in a model: roles of parameters, and the count of optimizer steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cells.cell import Cell
 
 
 def parameter_roles(module: nn.Module) -> dict[str, str]:
-    """The parameters of a model that optimisers should treat apart: role (``orthogonal``) by full parameter name.
+    """Return the parameters that optimizers should treat separately: role (``orthogonal``) by full parameter name.
 
-    A cell says it of its class (``Cell.roles``), not of the parameter objects, which do not keep attributes through
-    deepcopy and moves between devices.
+    The role belongs to the class (``Cell.roles``), because parameter objects lose their attributes in a deepcopy or a
+    move to another device.
     """
     return {
         f"{prefix}.{name}" if prefix else name: role
@@ -24,10 +24,13 @@ def parameter_roles(module: nn.Module) -> dict[str, str]:
 
 
 def follow_optimizer(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
-    """Let every cell in ``module`` count the steps of ``optimizer``; call it once where the optimiser is made.
+    """Call ``after_optimizer_step`` of every cell in ``module`` after each step of ``optimizer``.
 
-    It works wherever the optimiser is stepped (a plain loop, Lightning, gradient accumulation, a scaler that skips
-    steps), because torch itself calls the hook after each step that was taken. ``remove()`` of the handle ends it.
+    Call it once, where the optimizer is created. It works in any training loop (plain, Lightning, gradient
+    accumulation, a gradient scaler that skips steps), because torch runs the hook after each step that was taken.
+
+    Returns:
+        A handle whose ``remove()`` ends the calls.
     """
 
     def tell(*_: object) -> None:

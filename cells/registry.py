@@ -1,4 +1,4 @@
-"""Which cells there are. A concrete subclass of Cell is registered by being imported; there is no list to edit."""
+"""The registry of cells. Importing a concrete subclass of Cell registers it; there is no list to edit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ENTRY_POINT_GROUP = "cells"
 def load_entry_points() -> None:
     """Import the cells that installed packages declare in the entry-point group ``cells``.
 
-    An entry point names a module or a class; importing it registers its cells. One that cannot be imported is
-    reported by a warning with its package, and the others stay usable.
+    An entry point names a module or a class; importing it registers its cells. If the import fails, a warning names the
+    package, and the other cells stay usable.
     """
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry_point.load()
-        except Exception as error:  # a plug-in may fail in any way, and must not take the program with it
+        except Exception as error:  # a plug-in may fail in any way, and must not stop the program
             package = entry_point.dist.name if entry_point.dist else "an unknown package"
             warnings.warn(
                 f"the cells of {package} ({entry_point.value}) cannot be imported: {type(error).__name__}: {error}",
@@ -36,36 +36,36 @@ def load_entry_points() -> None:
 
 
 def registered_cells() -> dict[str, list[type[Cell]]]:
-    """Every concrete subclass of Cell that has been imported, by name, in alphabetical order.
+    """Return every imported concrete subclass of Cell by name, in alphabetical order.
 
-    The class that torch makes of a cell for a single object, to parametrise one of its tensors, is none of them.
+    The classes that torch creates for single objects with a parametrized tensor are not included.
     """
     cells: dict[str, list[type[Cell]]] = {}
     for cell in sorted(set(_subclasses(Cell)), key=class_path):
-        made_by_torch = cell.__module__ == ABCMeta.__module__  # where type() puts a class without a class statement
+        made_by_torch = cell.__module__ == ABCMeta.__module__  # the module of a class created by a call of type()
         if not inspect.isabstract(cell) and not made_by_torch:
             cells.setdefault(cell.__name__, []).append(cell)
     return dict(sorted(cells.items()))
 
 
 def find_cell(name: str) -> type[Cell]:
-    """The cell of this name, or of this dotted path (``package.module.Class``).
+    """Return the cell with this name, or with this dotted path (``package.module.Class``).
 
     Raises:
-        ValueError: for an unknown name (with the known ones, closest first), a name that two cells have (with both
-            paths), or a path that leads to no cell.
+        ValueError: for an unknown name (with the known ones, closest first), a name of two cells (with both paths), or
+            a path that is not one of a cell.
     """
     if "." in name:
         return _import_cell(name)
     cells = registered_cells()
     if name not in cells:
         raise ValueError(
-            f"there is no cell {name!r}; known cells, closest first: {closest_first(name, cells)}; "
-            "a class of your own is named by its path, package.module.Class"
+            f"there is no cell {name!r}; known cells, closest first: {closest_first(name, cells)}. "
+            "Name a cell of your own by its path, package.module.Class"
         )
     if len(cells[name]) > 1:
         raise ValueError(
-            f"two cells have the name {name!r}: {' and '.join(map(class_path, cells[name]))}; take one of these paths"
+            f"two cells have the name {name!r}: {' and '.join(map(class_path, cells[name]))}. Use one of these paths"
         )
     return cells[name][0]
 
@@ -81,7 +81,7 @@ def class_path(cls: type) -> str:
 
 
 def origin(cell: type[Cell]) -> str:
-    """Where a cell comes from: ``built in``, the name of the installed package, or the module of a loose file."""
+    """Return the origin of a cell: ``built in``, the name of the installed package, or the module of a single file."""
     top = cell.__module__.partition(".")[0]
     if top == "cells":
         return "built in"
@@ -89,7 +89,7 @@ def origin(cell: type[Cell]) -> str:
 
 
 def own_parameters(cell: type[Cell]) -> dict[str, inspect.Parameter]:
-    """The keyword arguments that a cell accepts beside its sizes, also those that it hands on to its base classes."""
+    """Return the keyword arguments of a cell without its sizes, including those that it passes to its base classes."""
     found: dict[str, inspect.Parameter] = {}
     for cls in cell.__mro__:
         if "__init__" not in vars(cls):
@@ -119,5 +119,5 @@ def _import_cell(path: str) -> type[Cell]:
     if cell is None:
         raise ValueError(f"the module {module_path!r} has no class {name!r}")
     if not (isinstance(cell, type) and issubclass(cell, Cell)) or inspect.isabstract(cell):
-        raise ValueError(f"{path!r} is no cell: a subclass of cells.Cell with step and initial_state is expected")
+        raise ValueError(f"{path!r} is not a cell, a subclass of cells.Cell that implements step and initial_state")
     return cell

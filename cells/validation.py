@@ -1,4 +1,4 @@
-"""Sentences for bad arguments: the name, the value and what is accepted."""
+"""Checks of arguments. Each error message has the form ``momentum must be in [0, 1), got 1.5``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Choice = TypeVar("Choice")
 
 
 def number_in(interval: str, name: str, value: float) -> float:
-    """Return ``value`` if it lies in ``interval``, written as in mathematics: ``"[0, 1)"``.
+    """Return ``value`` if it is a number in ``interval``, written as in mathematics: ``"[0, 1)"``.
 
     Raises:
-        ValueError: if it does not, or if it is not a number.
+        ValueError: if it is not.
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -21,7 +21,7 @@ def number_in(interval: str, name: str, value: float) -> float:
         below = value < high if interval[-1] == ")" else value <= high
         if above and below:
             return value
-    raise ValueError(f"{name} is {value!r}; a number in {interval} is expected")
+    raise ValueError(f"{name} must be in {interval}, got {value!r}")
 
 
 def positive_int(name: str, value: int) -> int:
@@ -32,7 +32,7 @@ def positive_int(name: str, value: int) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise ValueError(f"{name} is {value!r}; an integer of at least 1 is expected")
+    raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
@@ -43,11 +43,11 @@ def one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:
     """
     if value in choices:
         return value
-    raise ValueError(f"{name} is {value!r}; one of {', '.join(map(repr, choices))} is expected")
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def closest_first(name: str, known: Iterable[str]) -> str:
-    """``known`` as a text: the names that resemble ``name`` first, then the others in alphabetical order."""
+    """Return ``known`` as a list in one string: names similar to ``name`` first, the others in alphabetical order."""
     by_lower = {other.lower(): other for other in sorted(set(known))}
     close = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
     return ", ".join(close + [other for other in by_lower.values() if other not in close])

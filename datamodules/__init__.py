@@ -1,4 +1,4 @@
-"""Data made ready for recurrent networks, one LightningDataModule a data set."""
+"""Data sets for recurrent networks, one LightningDataModule each."""
 
 from datamodules.base import Batch, DataError, DataModule
 from datamodules.images.digits import Digits

@@ -1,4 +1,4 @@
-"""Which examples make up which batch: the order of an epoch, the share of each process, and where to go on."""
+"""Batches of indices: order of an epoch, share of each process, resuming within an epoch."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-POOL = 32  # global batches that are sorted by length together: little padding, and the order still differs by epoch
+POOL = 32  # global batches sorted by length together: little padding, and batches still differ between epochs
 
 
 class Batches(Sampler[list[int]]):
-    """The batches of a data set as lists of indices, for ``DataLoader(batch_sampler=...)``.
+    """Batch sampler whose batches are shared among processes, for ``DataLoader(batch_sampler=...)``.
 
-    Shuffled (training), the order depends on the seed and the epoch only. ``batch_size`` x ``world_size`` consecutive
-    examples of it are a global batch, of which every process takes equally many, so several processes together read
-    what one with larger batches reads; what an incomplete last one holds beyond a multiple of ``world_size`` is left
-    out. Not shuffled (evaluation), the examples keep their order, and each process reads a piece of it, so that each
-    example is read exactly once.
+    Shuffled (training): the order depends on seed and epoch only. A global batch is ``batch_size`` x ``world_size``
+    consecutive examples, and each process takes equally many of them. Several processes therefore read the same
+    batches as one process with a larger batch size. The last global batch is truncated to a multiple of ``world_size``.
+    Not shuffled (evaluation): examples keep their order. Each process reads a contiguous part, and each example is
+    read exactly once.
 
     Args:
         size: Number of examples.
         batch_size: Examples in a batch of one process.
-        shuffle: Whether each epoch has another order.
-        seed: Seed of the orders.
-        rank: Number of this process.
+        shuffle: Whether each epoch has a different order.
+        seed: Seed of the order.
+        rank: Rank of this process.
         world_size: Number of processes.
-        lengths: Of the examples, where those of a shuffled batch are to be of similar length: pools of consecutive
-            batches are sorted by length, and the batches are shuffled after that.
+        lengths: Lengths of the examples. Pools of consecutive shuffled batches are then sorted by length, and their
+            batches shuffled again, so that a batch has examples of similar length. None: ignore lengths.
 
     Attributes:
-        epoch: The epoch whose order is read.
-        start: Batches of this epoch that are done already and left out.
+        epoch: Current epoch.
+        start: Batches to skip at the start of this epoch, because they are finished.
 
     Raises:
-        ValueError: if there are fewer examples than processes, or not as many lengths as examples.
+        ValueError: There are fewer examples than processes, or the number of lengths is not that of the examples.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Batches(Sampler[list[int]]):
         lengths: Sequence[int] | None = None,
     ) -> None:
         if size < world_size:
-            raise ValueError(f"{size} examples cannot be shared by {world_size} processes; one for each is expected")
+            raise ValueError(f"the number of examples must be at least that of processes, {world_size}, got {size}")
         if lengths is not None and len(lengths) != size:
-            raise ValueError(f"there are {len(lengths)} lengths; {size}, one for each example, are expected")
+            raise ValueError(f"lengths must have one entry for each of the {size} examples, got {len(lengths)}")
         self.size = size
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -64,16 +64,16 @@ class Batches(Sampler[list[int]]):
 
     @property
     def sampler(self) -> Batches:
-        """This object: Lightning tells the epoch to the sampler of a batch sampler."""
+        """This object, because Lightning sets the epoch on the sampler of a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Read the order of another epoch, from its start."""
+        """Switch to the order of this epoch, from its first batch."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """Batches of this process in a whole epoch."""
+        """Return the number of batches of this process in a whole epoch."""
         if not self.shuffle:
             return -(-len(self._piece()) // self.batch_size)
         full, rest = divmod(self.size, self.batch_size * self.world_size)
@@ -87,16 +87,16 @@ class Batches(Sampler[list[int]]):
         yield from [share.tolist() for share in shares if len(share)][self.start :]
 
     def _piece(self) -> np.ndarray:
-        """What this process reads in an evaluation."""
+        """Return the indices that this process reads in an evaluation."""
         first, end = (self.size * process // self.world_size for process in (self.rank, self.rank + 1))
         return np.arange(first, end)
 
     def _share(self, batch: np.ndarray) -> np.ndarray:
-        """What this process reads of a global batch; neighbours go to different ones, so lengths are spread evenly."""
+        """Return this process's share of a global batch. Neighbors go to different processes to balance lengths."""
         return batch[self.rank : len(batch) - len(batch) % self.world_size : self.world_size]
 
     def _global_batches(self) -> list[np.ndarray]:
-        # not numpy's new generators: RandomState draws the same in every version
+        # numpy guarantees the same draws in every version for RandomState only
         random = np.random.RandomState([self.seed, self.epoch])
         order = random.permutation(self.size)
         together = self.batch_size * self.world_size
@@ -109,5 +109,5 @@ class Batches(Sampler[list[int]]):
 
 
 def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Pieces of this size, the last one perhaps smaller."""
+    """Return consecutive pieces of this size; the last one may be smaller."""
     return [order[first : first + size] for first in range(0, len(order), size)]

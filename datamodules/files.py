@@ -1,20 +1,25 @@
-"""Atomic replacement of files, and their checksums."""
+"""Atomic replacement of files, and checksums of files."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 BLOCK = 2**22  # bytes in memory at a time
+UNFINISHED = ".unfinished-"  # prefix of temporary names
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its place when the block ends, and vanishes if the block fails."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    """Yield the path of a new file in the folder of ``path``, and rename it to ``path`` at the end of the block.
+
+    If the block raises, the new file is removed and ``path`` is unchanged. The temporary name is random, so that nobody
+    can place a link under it in advance.
+    """
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")
     try:
         yield temporary
         temporary.replace(path)
@@ -23,18 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`replacing` was writing in ``folder`` when its process was killed."""
-    for path in folder.glob(".[0-9]*-*"):
+    """Remove the temporary files of :func:`replacing` that killed processes left in ``folder``."""
+    for path in folder.glob(f"{UNFINISHED}*"):
         path.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's contents."""
+    """Return the SHA-256 of the contents of a file."""
     return _digest(path, "sha256")
 
 
 def md5(path: Path) -> str:
-    """MD5 of a file's contents, where that is what was published."""
+    """Return the MD5 of the contents of a file, for comparison with published checksums."""
     return _digest(path, "md5")
 
 

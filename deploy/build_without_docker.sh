@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Build the Dockerfile on a Debian machine that has no Docker engine and no way to a registry of images.
+# Build the Dockerfile on a Debian machine without a Docker engine and without access to a registry of images.
 #
 #   deploy/build_without_docker.sh [IMAGE] [further options of buildah build]
 #
-# IMAGE is momentum-rnn by default. Needs root and Debian's packages buildah and debootstrap; podman and runc run the
-# image. The base image is Debian with Python, made once by debootstrap and given to the Dockerfile as BASE_IMAGE; buildah
+# IMAGE is momentum-rnn by default. The script needs root and Debian's packages buildah and debootstrap. podman and runc
+# run the image. debootstrap makes the base image, Debian with Python, once; the Dockerfile gets it as BASE_IMAGE. buildah
 # runs the steps in a chroot. Environment variables:
 #
-#   DEBIAN_MIRROR   where debootstrap gets its packages; default: https://deb.debian.org/debian
+#   DEBIAN_MIRROR   source of debootstrap's packages; default: https://deb.debian.org/debian
 #   DEBIAN_SUITE    default: bookworm
-#   PIP_CONF        a pip.conf (mirror, proxy), given to the build as a secret; default: /etc/pip.conf where there is one
-#   CA_BUNDLE       certificates to trust during the build in place of Debian's, where the network needs them
+#   PIP_CONF        a pip.conf (mirror, proxy), passed to the build as a secret; default: /etc/pip.conf if it exists
+#   CA_BUNDLE       certificates to trust during the build instead of Debian's
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,12 +22,12 @@ pip_conf=${PIP_CONF:-/etc/pip.conf}
 
 for program in buildah debootstrap; do
     if ! command -v "$program" > /dev/null; then
-        echo "$0: there is no $program; apt-get install buildah debootstrap" >&2
+        echo "$0: $program is not installed. Run: apt-get install buildah debootstrap" >&2
         exit 2
     fi
 done
 if [ "$(id -u)" != 0 ]; then
-    echo "$0: debootstrap and the chroot need root; this is user $(id -u)" >&2
+    echo "$0: the user must be root, got user $(id -u). debootstrap and the chroot need it" >&2
     exit 2
 fi
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Train in RUN_DIR; where a run that was interrupted lies there, go on with it.
+# Start a run in RUN_DIR, or resume the interrupted run that is there.
 #
 #   start_or_resume.sh RUN_DIR [options of the first fit]
 #
-# For jobs that a cluster starts again with the same command after a preemption or a failure. LAUNCH is the program that
-# starts the training, by default "python"; "torchrun ..." for several nodes.
+# For jobs that a cluster restarts with the same command after a preemption or a failure. LAUNCH is the command that
+# starts the program: "python" by default, "torchrun ..." for several nodes.
 set -eu
 if [ $# = 0 ]; then
     echo "usage: $0 RUN_DIR [options of fit]" >&2

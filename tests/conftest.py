@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures of all tests: random seed, working folder, fake data, and trained models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from helpers.paths import QUICKSTART, ROOT
 from datamodules import MNIST
 from datamodules.timit.preparation import prepare_timit
 
-os.environ["OMP_NUM_THREADS"] = "1"  # the tensors of tests are small: more threads would only wait for one another
-torch.set_num_threads(1)
+# The tensors of the tests are small, so that more threads would only wait for each other. Child processes inherit this.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +25,14 @@ def _seed() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes into the working folder."""
+def _separate_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of small MNIST files, which the data modules find by themselves and take for whole."""
+    """A folder with fake MNIST files, at the default root of the data modules, which accept its sizes."""
     monkeypatch.setattr(MNIST, "sizes", SIZES)
     monkeypatch.setattr(MNIST, "validation_size", VALIDATION_SIZE)
     monkeypatch.delenv("DATA_DIR", raising=False)
@@ -42,7 +42,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def small_timit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small TIMIT in ``disc`` and its prepared features in ``features``."""
+    """A folder with a fake TIMIT in ``disc`` and its prepared features in ``features``."""
     folder = tmp_path_factory.mktemp("timit")
     write_disc(folder / "disc")
     prepare_timit(folder / "disc", folder / "features", processes=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from app.callbacks.divergence import check_weights
 from app.callbacks.signals import StopOnSignal
+from app.runs.lightning_internals import accumulates_gradient, validation_follows
 from app.runs.run_directory import RunDirectory
 from datamodules.files import remove_unfinished, replacing
 
@@ -77,14 +78,12 @@ class LastCheckpoint(Checkpoint):
             remove_unfinished(self.run.checkpoints)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        if trainer.is_last_batch or loop._should_accumulate():
+        if trainer.is_last_batch or accumulates_gradient(trainer):
             return
         ends = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
         regular = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         self.due = self.due or ends or regular or bool(self.stop.requested)
-        fetcher = trainer.fit_loop._data_fetcher
-        if self.due and (ends or fetcher is None or not loop._should_check_val_fx(fetcher)):
+        if self.due and (ends or not validation_follows(trainer)):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

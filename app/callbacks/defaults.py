@@ -11,8 +11,8 @@ from pytorch_lightning.cli import SaveConfigCallback
 from app.callbacks.baselines import BaselineCurves
 from app.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from app.callbacks.divergence import StopOnDivergence
-from app.callbacks.gradients import GradientsThroughTime
-from app.callbacks.monitor import Observe
+from app.callbacks.gradients_through_time import GradientsThroughTime
+from app.callbacks.monitor import Monitor
 from app.callbacks.random_states import RandomStates
 from app.callbacks.running_means import RunningMeans
 from app.callbacks.signals import StopOnSignal
@@ -47,7 +47,7 @@ def run_callbacks(
     if observe and probe_every:
         showing.append(GradientsThroughTime(probe_every, run.gradients))
     if observe:
-        showing.append(Observe())  # the last: what the others do after a batch is not time spent waiting for data
+        showing.append(Monitor())  # the last: what the others do after a batch is not time spent waiting for data
     return [*keeping, *showing]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from app.runs.distributed import of_every_process
+from app.runs.lightning_internals import epoch_means
 
 State = dict[str, Any]
 
@@ -28,11 +29,11 @@ class RunningMeans(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_rank < len(self.loaded):  # only now, after the first batch, does Lightning have these means
-            results = trainer.fit_loop.epoch_loop._results
+            means = dict(epoch_means(trainer))
             for name, (total, weight) in self.loaded[trainer.global_rank].items():
-                device = results[name].value.device
-                results[name].value = results[name].value + total.to(device)
-                results[name].cumulated_batch_size = results[name].cumulated_batch_size + weight.to(device)
+                device = means[name].value.device
+                means[name].value = means[name].value + total.to(device)
+                means[name].cumulated_batch_size = means[name].cumulated_batch_size + weight.to(device)
         self.loaded = []
 
 
@@ -42,7 +43,6 @@ def _sums(trainer: Trainer) -> State:
         return {}
     return {
         name: (metric.value.cpu(), metric.cumulated_batch_size.cpu())
-        for name, metric in trainer.fit_loop.epoch_loop._results.items()
-        if metric.is_tensor and metric.meta.on_epoch and metric.meta.is_mean_reduction
+        for name, metric in epoch_means(trainer)
         if metric.meta.fx != "on_train_epoch_end"  # one figure of the epoch before
     }

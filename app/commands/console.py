@@ -1,47 +1,43 @@
-"""What the user writes and reads: options, and tables and sentences on standard output."""
+"""Options of the small commands, and text on standard output."""
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
-from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
+from jsonargparse import ArgumentParser
+from tabulate import tabulate
+
+from app.commands.error_messages import plain_message
 from app.errors import UserError
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser of options whose complaints are mistakes of the user."""
+class Parser(ArgumentParser):
+    """A parser that reports invalid options as :class:`app.errors.UserError`."""
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(plain_message(message)) from ex
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A plain text table with aligned columns: numbers to the right, text to the left."""
-    cells = [[f"{value:.4f}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    lines = [list(header), *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    numeric = [all(re.fullmatch(r"[-+]?[\d.,]+", row[column]) for row in cells) for column in range(len(widths))]
-
-    def line(texts: list[str]) -> str:
-        padded = (
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(texts, widths, numeric, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([line(lines[0]), rule, *map(line, cells)])
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a plain-text table with a dash for None. Columns of numbers are aligned to the right."""
+    rows = list(rows)
+    # tabulate would also format texts that look like numbers
+    texts = [column for column in range(len(header)) if any(isinstance(row[column], str) for row in rows)]
+    text: str = tabulate(rows, header, floatfmt=".4f", intfmt=",", missingval="-", disable_numparse=texts)
+    return text
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Parts of the data down, their metrics across."""
-    names = list(dict.fromkeys(name for part in metrics.values() for name in part))
-    return table(["", *names], [[part, *(values.get(name, "-") for name in names)] for part, values in metrics.items()])
+    """Return a table with a row for each data split and a column for each metric."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    return table(["", *names], [[split, *map(values.get, names)] for split, values in metrics.items()])
 
 
-def say(text: str) -> None:
-    """Tell the user something on standard output, at once."""
+def echo(text: str) -> None:
+    """Print ``text`` on standard output without delay."""
     print(text, file=sys.stdout, flush=True)

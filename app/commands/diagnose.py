@@ -1,21 +1,20 @@
-"""``python -m app diagnose``: what the cells of trained models do, as one page of HTML.
+"""``python -m app diagnose``: an HTML report on the cells of trained models.
 
-Shapes: T time, I input_size.
+Shapes: B batch, T time, I input_size.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
-from app.callbacks.gradients import History
-from app.commands.console import say
-from app.commands.lightning_cli import load_trained
+from app.callbacks.gradient_history import History
+from app.commands.console import Parser, echo
+from app.commands.session import load_trained
+from app.diagnostics.page import page
 from app.diagnostics.probe import Measurement, Probe
 from app.errors import UserError
 from app.runs.checkpoint_files import read_checkpoint
@@ -27,20 +26,20 @@ from datamodules.files import replacing
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found of one checkpoint.
+    """Measurements of one checkpoint.
 
     Attributes:
-        name: What tells it apart from the others on the page.
+        name: Label that distinguishes it from the others in the report.
         path: The checkpoint.
         task: Name of the task's class.
         data: Name of the data module's class.
         epoch: The epoch after which it was written.
-        cells: The cells by their name in the task, each in words: class, sizes, arguments.
+        cells: For each cell of the task its class, sizes and arguments as a text.
         parameters: Number of parameters of the task.
         measurement: Gradients through time on the probe.
-        dynamics: The state in numbers, by cell.
+        dynamics: Statistics of the hidden state, by cell.
         jacobians: dh_T/dh_t on the first sequence of the probe, by cell.
-        history: The measurements of the training, if the run wrote them.
+        history: Measurements during training, if the run wrote them.
     """
 
     name: str
@@ -56,54 +55,46 @@ class Diagnosis:
     history: History | None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def diagnose(options: Sequence[str]) -> None:
-    """Write a page about one or several checkpoints, side by side.
+    """Write a report on one or several checkpoints, side by side.
 
     Raises:
-        UserError: for a bad option, a checkpoint that cannot be read, or a file that cannot be written.
+        UserError: for an invalid option, a checkpoint that cannot be read, or a file that cannot be written.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m app diagnose",
-        description="Write one page of HTML about the cells of trained models: gradients through time, the state in "
-        "numbers, Jacobians beside what theory says of them.",
+        description="Write an HTML report on the cells of trained models: gradients through time, statistics of the "
+        "hidden state, and Jacobians compared with theory.",
     )
-    parser.add_argument("--ckpt_path", action="append", help="a checkpoint; again for another one beside it")
-    parser.add_argument("--config", help="the configuration, for checkpoints whose run directory has none")
-    parser.add_argument("--output", default="report.html", help="file to write (default: report.html)")
+    parser.add_argument("--ckpt_path", action="append", help="a checkpoint; repeat the option to compare several")
+    parser.add_argument("--config", type=str | None, help="configuration of checkpoints without a run directory")
+    parser.add_argument("--output", type=str, default="report.html", help="file to write")
     arguments = parser.parse_args(options)
     if not arguments.ckpt_path:
-        raise UserError("diagnose needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt, once or several times")
+        raise UserError("--ckpt_path must be given once or several times, such as RUN/checkpoints/best.ckpt")
     output = Path(arguments.output)
     if output.suffix != ".html":
-        raise UserError(f"output is '{output}'; a file that ends in .html is expected")
+        raise UserError(f"output must end in .html, got '{output}'")
     if not output.parent.is_dir():
-        raise UserError(f"output is '{output}', but there is no folder '{output.parent}'")
+        raise UserError(f"the directory '{output.parent}' of output '{output}' does not exist")
     paths = [Path(path) for path in arguments.ckpt_path]
     found = []
-    for path, name in zip(paths, short_names(paths), strict=True):
-        say(f"{name}: {path}")
+    for path, name in zip(paths, run_names(paths), strict=True):
+        echo(f"{name}: {path}")
         found.append(examine(path, name, arguments.config))
-
-    from app.diagnostics.page import page
-
     try:
         with replacing(output) as temporary:
             temporary.write_text(page(found), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
-    say(f"report: {output}")
+    echo(f"report: {output}")
 
 
 def examine(path: Path, name: str, config: str | None = None) -> Diagnosis:
     """Measure the checkpoint ``path`` on the first sequences of its validation data.
 
     Raises:
-        UserError: if it cannot be read or does not fit its configuration, or its task cannot be looked into.
+        UserError: if it cannot be read, contradicts its configuration, or its task does not support probing.
     """
     task, data = load_trained(path, config)
     probe = Probe.of(data)
@@ -131,10 +122,15 @@ def examine(path: Path, name: str, config: str | None = None) -> Diagnosis:
     )
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """What is different in the paths: the run's folder, or as much of the path as tells all of them apart."""
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of the runs that wrote the checkpoints.
+
+    If two names are equal, the parts of the paths that differ are returned.
+    """
+    names = [RunDirectory.of_checkpoint(path.absolute()).path.name or str(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
     parts = [path.absolute().parts for path in paths]
-    if len(paths) == 1:
-        return [RunDirectory.of_checkpoint(paths[0].absolute()).path.name or str(paths[0])]
     different = [index for index in range(max(map(len, parts))) if len({part[index : index + 1] for part in parts}) > 1]
-    return ["/".join(part[index] for index in different if index < len(part)) for part in parts]
+    return ["/".join(part[index] for index in different if index < len(part)) or str(path)
+            for part, path in zip(parts, paths, strict=True)]  # fmt: skip

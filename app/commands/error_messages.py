@@ -1,22 +1,25 @@
-"""The command-line parser's reports as plain sentences."""
+"""The parser's nested reports as messages of one line."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
+from app.commands.class_lookup import class_at, subclasses
 from cells import Cell, find_cell
 from cells.registry import own_parameters
 from cells.validation import closest_first
 
+CONFIGURED = ", on the command line or by --config FILE (such as configs/quickstart.yaml)"
+RESTRICTED = r"Not of type \w+: (?:(\S+) )?does not conform to restriction v(\S+)"
 
-def plain_sentence(message: str) -> str:
-    """What jsonargparse's nested report of a bad argument says, as a sentence with the option, the value, the choice.
 
-    Reports whose form is not known come back unchanged but for their white space.
+def plain_message(message: str) -> str:
+    """Return jsonargparse's report of a bad option as one line with the option, what it accepts and what it got.
+
+    Reports of an unknown form are returned with their white space reduced.
     """
     option = "--" + ".".join(re.findall(r'Parser key "([^"]+)"', message))
     given = re.search(r"Given value: NestedArg\(key='[^']+', val='(.*)'\)", message) or re.search(
@@ -28,33 +31,41 @@ def plain_sentence(message: str) -> str:
     if unknown := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", message):
         return _unknown_argument("", (unknown[1] or unknown[2]).lstrip("-").partition("=")[0], message)
     if missing := re.search(r"the following arguments are required: (.*)", message):
-        names = " and ".join("--" + name.strip().partition(".")[2] for name in missing[1].split(","))
-        return f"{names} must be given, on the command line or by --config FILE (such as configs/quickstart.yaml)"
-    if option.endswith(".cell") and (sentence := _not_a_cell(value)):
-        return sentence
-    if re.search("Expected a dot import path string", message):
+        names = " and ".join(f"--{name.strip().rpartition('.')[2]}" for name in missing[1].split(","))
+        configurable = re.search("--data|--model", names)
+        return f"{names} must be given" + (CONFIGURED if configurable else "")
+    if bounded := re.search(RESTRICTED, message):
+        bound = re.sub(r"^>=", "at least ", bounded[2]).replace(">", "above ")
+        return f"{option} must be {bound}, got {bounded[1] or value}"
+    if choice := re.search(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
+        return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}"
+    if option.endswith(".cell") and (refusal := _not_a_cell(value)):
+        return refusal
+    nested = re.search(r"Given value: NestedArg\(key='([^']+)'", message)
+    if re.search("Expected a dot import path string", message) and not nested:
         known = [cls.__name__ for cls in _subclasses_for(option)]
-        return f"{option} is {value!r}, which is not known; known, closest first: {closest_first(value, known)}"
+        choices = f". Known, closest first: {closest_first(value, known)}" if known else ""
+        return f"{option}: there is no class {value!r}{choices}"
     expected = list(
         dict.fromkeys(_in_words(kind) for kind in re.findall(r"Expected an? ((?:<class|typing).*)", message))
     )
-    if "class_path" in message and "nothing" in expected:
-        expected.remove("nothing")  # from "model: Task | None", which hides the argument that is wrong
+    if "class_path" in message and "empty" in expected:
+        expected.remove("empty")  # from "model: Task | None", which hides the argument that is wrong
     if given and expected:
-        return f"{option} is {value!r}; {' or '.join(expected)} is expected"
+        return f"{option} must be {' or '.join(expected)}, got {value!r}"
     if inner := re.search(r"Errors:\n\s+- (.*?)\n\s+- Expected a <class 'NoneType'>", message, re.DOTALL):
-        message = inner[1]  # what a constructor said
+        message = inner[1]  # raised by a constructor
     return " ".join(message.split())
 
 
 def dropped_arguments(written: Mapping[str, Any], used: Mapping[str, Any]) -> list[str]:
-    """What a configuration file says of a class that the command line has put another class in the place of.
+    """Return the arguments of a configuration file that are not used, because a later option changed their class.
 
-    jsonargparse keeps the arguments that the new class happens to accept and drops the others without a word.
+    jsonargparse keeps the arguments that the new class accepts, and silently drops the others.
 
     Args:
-        written: The configuration as it stands in the file.
-        used: The configuration that was made of it and of the command line.
+        written: The contents of the file.
+        used: The final configuration.
     """
     dropped = []
     for name, value in written.items():
@@ -64,7 +75,7 @@ def dropped_arguments(written: Mapping[str, Any], used: Mapping[str, Any]) -> li
         lost = set(value.get("init_args") or ()) - set(inside.get("init_args") or ())
         if lost and "class_path" in inside:
             class_name = inside["class_path"].rpartition(".")[2]
-            dropped.append(f"{', '.join(sorted(lost))} of the configuration file: not an argument of {class_name}")
+            dropped.append(f"{', '.join(sorted(lost))} (not an argument of {class_name})")
         dropped += dropped_arguments(value, inside)
     return dropped
 
@@ -72,7 +83,7 @@ def dropped_arguments(written: Mapping[str, Any], used: Mapping[str, Any]) -> li
 def _in_words(kind: str) -> str:
     kind = kind.partition(". Got value")[0]
     if kind == "<class 'NoneType'>":
-        return "nothing"
+        return "empty"
     if simple := re.fullmatch(r"<class '(\w+)'>", kind):
         return {"int": "an integer", "float": "a number", "str": "a text", "bool": "true or false"}.get(
             simple[1], f"a {simple[1]}"
@@ -88,12 +99,11 @@ def _unknown_argument(option: str, name: str, message: str) -> str:
         classes = ["pytorch_lightning.Trainer"]
         option, name = "--trainer", name.partition(".")[2]
     if not classes:
-        return f"--{name} is not known; --help shows every option"
-    module, _, class_name = classes[-1].rpartition(".")
-    cls = getattr(import_module(module), class_name)
+        return f"--{name} is unknown. --help lists every option."
+    cls = class_at(classes[-1])
     known = own_parameters(cls) if issubclass(cls, Cell) else inspect.signature(cls).parameters
     return (
-        f"{option}.{name} is not known: {class_name} has no argument {name!r}; it has, closest first: "
+        f"{option}.{name} is unknown: {cls.__name__} has no argument {name!r}. Its arguments, closest first: "
         f"{closest_first(name, known)}"
     )
 
@@ -107,7 +117,7 @@ def _not_a_cell(name: str) -> str | None:
 
 
 def _subclasses_for(option: str) -> list[type]:
-    """The classes that ``option`` could name."""
+    """Return the classes that ``option`` could name."""
     from torch.optim import Optimizer
 
     from app.tasks import Task
@@ -120,10 +130,5 @@ def _subclasses_for(option: str) -> list[type]:
         "orthogonal_optimizer": Optimizer,
     }
     base = bases.get(option.rpartition(".")[2].lstrip("-"))
-    found = [] if base is None else _all_subclasses(base)
+    found = [] if base is None else subclasses(base)
     return [cls for cls in found if not cls.__name__.startswith("_") and "lightning" not in cls.__module__]
-
-
-def _all_subclasses(cls: type) -> list[type]:
-    direct: list[type] = cls.__subclasses__()
-    return direct + [deeper for subclass in direct for deeper in _all_subclasses(subclass)]

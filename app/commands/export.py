@@ -1,4 +1,4 @@
-"""Trained models as programs for other software, checked against the model when they are written.
+"""``python -m app export``: a trained model as a program for other software, compared with the model.
 
 Shapes: B batch, T time, I input_size.
 """
@@ -6,50 +6,72 @@ Shapes: B batch, T time, I input_size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from app.commands.parsing import CommandLine
+from app.commands.session import echo, run
 from app.errors import UserError
+from app.runs.checkpoint_files import read_checkpoint
 from datamodules.files import replacing
 
-TOLERANCE = 1e-4  # relative to the largest output: another runtime adds up in another order, in float32
+TOLERANCE = 1e-4  # relative to the largest output: another runtime sums in another order, in float32
 
 
-def export(model: nn.Module, example_BTI: Tensor, output: Path) -> float:
+def export(options: Sequence[str]) -> None:
+    """Run the command ``export``."""
+    run("export", options, _export)
+
+
+def _export(line: CommandLine) -> None:
+    output = Path(line.options.output or "model.pt2")
+    line.model.load_state_dict(read_checkpoint(Path(line.options.ckpt_path))["state_dict"])
+    line.datamodule.prepare_data()
+    line.datamodule.setup("test")
+    example = next(iter(line.datamodule.test_dataloader()))["inputs"]
+    if not example.is_floating_point():
+        raise UserError(f"{type(line.model).__name__} reads words; only models of numeric sequences can be exported")
+    error = write_program(line.model, example, output)
+    echo(f"{output}: equals the model within {error:.1e} of its largest output")
+
+
+def write_program(model: nn.Module, example_BTI: Tensor, output: Path) -> float:
     """Write ``model`` as a torch.export program (``.pt2``) or as ONNX (``.onnx``).
 
-    The number of rows stays free, the number of steps is that of the example. The file is loaded again, run on other
-    inputs with another number of rows, and compared with the model, before it takes its place.
+    The number of rows is dynamic, the number of steps is that of the example. The file is loaded, run on other inputs
+    with another number of rows, and compared with the model, before it gets its name.
 
     Args:
-        model: What maps inputs to outputs.
+        model: A map from inputs to outputs.
         example_BTI: Inputs of the shape to export for.
-        output: File to write.
+        output: The file.
 
     Returns:
         The largest difference from the model, relative to its largest output.
 
     Raises:
-        UserError: for another ending of the file, where the packages for ONNX are missing or the exporter does not know
-            an operation of the model, or if the file's outputs are not the model's.
+        UserError: for another ending, a missing directory or package, an operation that the exporter does not support,
+            or outputs that differ from the model's.
     """
     writers = {".pt2": _write_torch, ".onnx": _write_onnx}
     if output.suffix not in writers:
-        raise UserError(f"output is '{output}'; a file that ends in .pt2 (torch.export) or .onnx is expected")
+        raise UserError(f"output must end in .pt2 (torch.export) or .onnx, got '{output}'")
+    if not output.parent.is_dir():
+        raise UserError(f"the directory '{output.parent}' of output '{output}' does not exist")
     model = model.eval()
-    example_BTI = example_BTI[:1].repeat(2, 1, 1)  # a batch of 1 would be taken for a constant
+    example_BTI = example_BTI[:1].repeat(2, 1, 1)  # the exporter would make a batch of 1 a constant
     other_BTI = torch.rand_like(example_BTI).repeat(2, 1, 1)[:3]
     with replacing(output) as temporary, torch.no_grad():
-        run = writers[output.suffix](model, example_BTI, temporary)
-        expected, found = model(other_BTI), run(other_BTI)
+        program = writers[output.suffix](model, example_BTI, temporary)
+        expected, found = model(other_BTI), program(other_BTI)
         error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
         if not error <= TOLERANCE:
             raise UserError(
                 f"the exported program differs from the model by {error:.1e} of its largest output, more than "
-                f"{TOLERANCE:.0e}; nothing was written"
+                f"{TOLERANCE:.0e}. Nothing was written."
             )
     return error
 
@@ -66,7 +88,7 @@ def _write_onnx(model: nn.Module, example_BTI: Tensor, path: Path) -> Callable[[
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError as error:
         raise UserError(f"ONNX needs the package {error.name}: pip install 'momentum-rnn[onnx]'") from error
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports operations of absent packages
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operations of packages that are not installed
     try:
         program = torch.onnx.export(
             model,
@@ -79,8 +101,8 @@ def _write_onnx(model: nn.Module, example_BTI: Tensor, path: Path) -> Callable[[
         )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"the ONNX exporter cannot handle this model ({reason}); export to .pt2 instead") from error
-    assert program is not None  # with dynamo=True there is always a program
+        raise UserError(f"the ONNX exporter does not support this model ({reason}). Export to .pt2 instead.") from error
+    assert program is not None  # with dynamo=True torch always returns a program
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path)
     return lambda inputs: torch.as_tensor(session.run(None, {"inputs": inputs.numpy()})[0])

@@ -7,67 +7,71 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+
 import cells
-from app.commands.console import Parser, say
+from app.commands.class_lookup import import_named_classes
+from app.commands.console import Parser, echo
 from app.errors import UserError
 from app.runs.checkpoint_files import read_checkpoint
 from app.runs.run_directory import RunDirectory
 from app.tasks import LanguageModel
+from app.tasks.sampling import sample_words
 from cells.validation import closest_first
 from datamodules.text.vocabulary import UnknownWordError, Vocabulary, text_of
 
 
 def generate(options: Sequence[str]) -> None:
-    """Print a text that begins with a prompt and is continued by a trained language model, word by word.
+    """Print a prompt and its continuation by a trained language model, word by word.
 
     Raises:
-        UserError: for a bad option, a checkpoint of another task, or a word of the prompt that the model does not know.
+        UserError: for an invalid option, a checkpoint of another task, or a word outside the vocabulary.
     """
-    parser = Parser(prog="python -m app generate", description="Continue a text by a trained language model.")
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint in the run directory of the training")
-    parser.add_argument("--prompt", default="", help="the words to begin with (default: the start of a line)")
-    parser.add_argument("--length", type=int, default=100, help="words to add (default: 100)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1: likelier words (default: 1)")
-    parser.add_argument("--top_k", type=int, help="draw from the K most probable words only (default: from all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser = Parser(prog="python -m app generate", description="Continue a text with a trained language model.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help="checkpoint in the run directory of the training")
+    parser.add_argument("--prompt", type=str, default="", help="first words; empty: the beginning of a line")
+    parser.add_argument("--length", type=PositiveInt, default=100, help="number of words to add")
+    parser.add_argument("--temperature", type=PositiveFloat, default=1.0, help="below 1: more probable words")
+    parser.add_argument("--top_k", type=PositiveInt | None, help="sample from the K most probable words; default: all")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="random seed of the samples")
     given = parser.parse_args(options)
-    if given.length < 1:
-        raise UserError(f"length is {given.length}; an integer of at least 1 is expected")
-    if not given.temperature > 0:
-        raise UserError(f"temperature is {given.temperature}; a number above 0 is expected")
-    if given.top_k is not None and given.top_k < 1:
-        raise UserError(f"top_k is {given.top_k}; an integer of at least 1 is expected")
+    path = Path(given.ckpt_path)
 
     cells.load_entry_points()
-    checkpoint = read_checkpoint(given.ckpt_path)
+    checkpoint = read_checkpoint(path)
     if "vocabulary_size" not in checkpoint["hyper_parameters"]:
-        raise UserError(f"ckpt_path is '{given.ckpt_path}', which holds no language model")
-    vocabulary, end_of_line = _vocabulary(checkpoint, given.ckpt_path)
-    model = LanguageModel.load_from_checkpoint(given.ckpt_path, map_location="cpu", weights_only=True).eval()
+        raise UserError(f"ckpt_path must be a checkpoint of a language model, got '{path}'")
+    vocabulary, end_of_line = _vocabulary(checkpoint, path)
+    import_named_classes(["--config", str(RunDirectory.of_checkpoint(path).config)])
+    model = LanguageModel.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     try:
-        start = vocabulary.numbers([end_of_line] if end_of_line else [])  # a text begins where a line has ended
+        start = vocabulary.numbers([end_of_line] if end_of_line else [])  # a text begins after the end of a line
         prompt = vocabulary.numbers(given.prompt.split())
     except UnknownWordError as error:
         word = error.args[0]
         raise UserError(
-            f"prompt has the word {word!r}, which the model does not know; it knows, closest first: "
-            f"{closest_first(word, vocabulary.words)}"
+            f"the vocabulary of the model does not contain the word {word!r} of the prompt. It contains, closest "
+            f"first: {closest_first(word, vocabulary.words)}"
         ) from error
     if not start + prompt:
-        raise UserError("prompt is ''; at least one word is expected, since lines of the training text have no end")
-    drawn = model.sample(start + prompt, given.temperature, given.top_k, given.seed)
+        raise UserError("prompt must have at least one word, because lines of the training text have no end mark")
+    drawn = sample_words(model, start + prompt, given.temperature, given.top_k, given.seed)
     numbers = [*prompt, *islice(drawn, given.length)]
-    say(text_of([vocabulary.words[number] for number in numbers], end_of_line))
+    echo(text_of([vocabulary.words[number] for number in numbers], end_of_line))
 
 
 def _vocabulary(checkpoint: Mapping[str, Any], path: Path) -> tuple[Vocabulary, str | None]:
-    """The words that a run wrote beside its checkpoints, and the one that ends a line."""
+    """Return the vocabulary that ``fit`` wrote to the run directory, and the word that ends a line.
+
+    Raises:
+        UserError: if the file cannot be read, or belongs to another model.
+    """
     data = next((part for part in checkpoint.values() if isinstance(part, dict) and "end_of_line" in part), None)
     file = RunDirectory.of_checkpoint(path).path / "vocabulary.txt"
     try:
         vocabulary = Vocabulary(file.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the words of the model are expected in {file}, which cannot be read: {error}") from error
+        raise UserError(f"the vocabulary {file} cannot be read: {error}") from error
     if data is None or vocabulary.digest != data["vocabulary"]:
-        raise UserError(f"the words in {file} are not those that the model of {path} was trained on")
+        raise UserError(f"{file} is not the vocabulary that {path} was trained with")
     return vocabulary, data["end_of_line"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.commands.console import Parser, say
+from app.commands.console import Parser, echo
 from app.errors import UserError
 from app.lab.directory import study_directory
 from app.lab.gathering import gather
@@ -37,4 +37,4 @@ def report(options: Sequence[str]) -> None:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
-    say(f"{progress(gathered)}\nreport: {output}")
+    echo(f"{progress(gathered)}\nreport: {output}")

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
-from app.commands.console import Parser, say, table
+from app.commands.console import Parser, echo, table
 from app.errors import Stopped, UserError
 from app.lab.checked import Checked
 from app.lab.directory import STUDIES, StudyDirectory, study_directory
@@ -35,36 +36,34 @@ def sweep(options: Sequence[str]) -> None:
     """
     parser = Parser(prog="python -m app sweep", description="Start or continue a study: tune and compare cells.")
     parser.add_argument("study", help="study file, such as configs/studies/momentum_digits.yaml")
-    parser.add_argument("--workers", type=int, default=1, help="processes that train at the same time (default: 1)")
+    parser.add_argument("--workers", type=PositiveInt, default=1, help="processes that train at the same time")
     parser.add_argument("--worker", action="store_true", help="be one worker, without a progress bar")
     parser.add_argument("--status", action="store_true", help="say how far the study is")
     parser.add_argument("--retry", choices=["failed"], help="start failed runs again, from scratch")
     parser.add_argument("--storage", help="database for the queue (default: a journal file in the study's directory)")
     parser.add_argument("--dir", type=Path, help=f"directory of the study (default: {STUDIES}/NAME)")
     arguments = parser.parse_args(options)
-    if arguments.workers < 1:
-        raise UserError(f"--workers must be at least 1, got {arguments.workers}")
     study = read_study(find_file(arguments.study, "the study"))
     directory = study_directory(study.name, arguments.dir)
     if arguments.status:
-        say(status_table(directory))
+        echo(status_table(directory))
         return
     from app.lab.laboratory import Laboratory  # needs Optuna
 
     laboratory = Laboratory(study, directory, arguments.storage)
     if arguments.retry:
-        say(f"{laboratory.planner.retry_failed()} failed runs start again")
+        echo(f"{laboratory.planner.retry_failed()} failed runs start again")
     if arguments.worker:
         from app.lab.worker import work
 
         work(laboratory)
         return
-    say(f"study directory: {directory.path}\n{status_table(directory)}")
+    echo(f"study directory: {directory.path}\n{status_table(directory)}")
     _run_workers(directory, options, arguments.workers)
-    say(status_table(directory))
+    echo(status_table(directory))
     if not laboratory.finished():
         raise UserError("the workers have ended before the study was complete; the same command continues it")
-    say(f"report it with:  python -m app report {arguments.study}")
+    echo(f"report it with:  python -m app report {arguments.study}")
 
 
 def status_table(directory: StudyDirectory) -> str:
@@ -110,7 +109,7 @@ def _run_workers(directory: StudyDirectory, options: Sequence[str], count: int) 
             time.sleep(REFRESH)
         _show(directory, bar)
     if failed := [worker.returncode for worker in workers if worker.returncode]:
-        say(f"{len(failed)} of {count} workers ended early, with status {', '.join(map(str, failed))}")
+        echo(f"{len(failed)} of {count} workers ended early, with status {', '.join(map(str, failed))}")
 
 
 def _show(directory: StudyDirectory, bar: tqdm) -> None:

@@ -1,4 +1,4 @@
-"""A fixed batch on which the cells of a task are looked into, apart from the training.
+"""A fixed batch on which the cells of a task are measured, without an effect on the training.
 
 Shapes: T time.
 """
@@ -19,7 +19,7 @@ from cells import Cell
 from cells.analysis.recording import Recording, gradients_through_time, norms_through_time, recording
 from datamodules import Batch, DataModule
 
-ROWS = 8  # sequences of a probe: the time goes into the steps, not into the rows
+ROWS = 8  # sequences of a probe; the cost depends on the steps more than on the rows
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,33 @@ class Measurement:
 class Probe:
     """The first sequences of a batch, kept for the whole run.
 
-    All is done on a copy of the task: in float64, so that what vanishes is not rounded to 0; in eval mode, without
-    dropout; and from the initial state. The task, the optimiser and the state of the random numbers stay as they are,
-    so a run with measurements is bit for bit the run without.
+    Measurements use a copy of the task: in float64, so that vanishing gradients are not rounded to 0; in eval mode,
+    without dropout; from the initial state. The task, the optimizer and the random generators are unchanged, so the
+    losses of a run are bitwise identical with and without measurements.
 
     Args:
-        batch: What a data module gives.
-        rows: Number of sequences that are taken.
+        batch: A batch of a data module.
+        rows: Number of sequences to keep.
     """
 
     def __init__(self, batch: Batch, rows: int = ROWS) -> None:
-        self.batch = {name: _doubled(entry[:rows].detach().cpu()) for name, entry in batch.items()}
+        self.batch = {name: _as_double(entry[:rows].detach().cpu()) for name, entry in batch.items()}
 
     @classmethod
     def of(cls, data: DataModule) -> Probe:
-        """The first sequences of the validation data; the state of the random numbers is left as it was."""
+        """Return a probe of the first validation sequences. The random generators are unchanged."""
         with torch.random.fork_rng(devices=[]):
             return cls(next(iter(data.val_dataloader())))
 
     @contextmanager
     def look(self, task: Task) -> Iterator[tuple[Tensor, dict[str, Recording]]]:
-        """While the block runs: the loss of a copy of ``task`` on the probe, and what its cells did, by their names.
+        """Yield the loss of a copy of ``task`` on the probe, and recordings of its cells by name.
 
         Raises:
-            ValueError: if the task gives no loss for a probe.
+            ValueError: if the task does not support probing.
         """
+        if not task.supports_probing:
+            raise ValueError(f"{type(task).__name__} does not support probing")
         device = torch.device("cpu") if task.device.type == "mps" else task.device  # mps has no float64
         twin = copy.deepcopy(task).to(device).double().eval().requires_grad_(False)
         batch = {name: entry.to(device) for name, entry in self.batch.items()}
@@ -73,13 +75,10 @@ class Probe:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             records = {name: stack.enter_context(recording(cell)) for name, cell in outermost_cells(twin).items()}
-            loss = twin.probe_loss(batch)
-            if loss is None:
-                raise ValueError(f"{type(task).__name__} has no probe_loss: a method that gives one is expected")
-            yield loss, {name: record for name, record in records.items() if record.outputs}
+            yield twin.probe_loss(batch), {name: record for name, record in records.items() if record.outputs}
 
     def measure(self, task: Task) -> Measurement:
-        """The gradients through time of ``task`` as it is now."""
+        """Return the gradients through time of ``task``."""
         with self.look(task) as (loss, records):
             gradients = gradients_through_time(loss, list(records.values()))
             norms = {
@@ -91,7 +90,7 @@ class Probe:
 
 
 def outermost_cells(task: torch.nn.Module) -> dict[str, Cell]:
-    """The cells of a task by name, without those that are parts of another cell."""
+    """Return the cells of a task by name, except those that are parts of another cell."""
     found: dict[str, Cell] = {}
     for name, module in task.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
@@ -101,30 +100,31 @@ def outermost_cells(task: torch.nn.Module) -> dict[str, Cell]:
 
 
 def vanishing_ratio(norms_T: np.ndarray) -> float:
-    """The mean over the first tenth of the steps divided by that over the last; steps after the last gradient left out.
+    """Return the mean norm over the first tenth of the steps divided by that over the last tenth.
 
-    1 is a flat profile, 0 a gradient that has vanished on its way to the first steps. NaN where there is no gradient.
+    Steps after the last nonzero gradient are ignored. 1 is a flat profile; near 0 the gradient vanishes before it
+    reaches the first steps. NaN if there is no gradient.
     """
-    norms_T = _to_the_last(norms_T)
+    norms_T = _without_tail(norms_T)
     tenth = -(-len(norms_T) // 10)
     return float(norms_T[:tenth].mean() / norms_T[-tenth:].mean()) if tenth else float("nan")
 
 
 def slope(norms_T: np.ndarray) -> float:
-    """The slope of log10 ||dL/dh_t|| against t, by least squares: decades a step, above 0 where gradients vanish.
+    """Return the least-squares slope of log10 ||dL/dh_t|| against t in decades per step: positive if gradients vanish.
 
-    NaN where fewer than two steps have a gradient.
+    NaN if fewer than two steps have a gradient.
     """
-    norms_T = _to_the_last(norms_T)
+    norms_T = _without_tail(norms_T)
     (steps,) = norms_T.nonzero()
     return float(np.polyfit(steps, np.log10(norms_T[steps]), 1)[0]) if len(steps) > 1 else float("nan")
 
 
-def _to_the_last(norms_T: np.ndarray) -> np.ndarray:
-    """Without the steps that no gradient reaches because a sequence has ended."""
+def _without_tail(norms_T: np.ndarray) -> np.ndarray:
+    """Return the norms without the steps that no gradient reaches because the sequences have ended."""
     (steps,) = norms_T.nonzero()
     return norms_T[: steps[-1] + 1] if len(steps) else norms_T[:0]
 
 
-def _doubled(entry: Tensor) -> Tensor:
+def _as_double(entry: Tensor) -> Tensor:
     return entry.double() if entry.is_floating_point() else entry

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import ArgumentError
 
-from app.commands.lightning_cli import CLI
+from app.commands.error_messages import plain_message
+from app.commands.parsing import CommandLine
 from app.errors import UserError
 from app.lab.arms import CURVES, NOT_WATCHED, Arm
 from app.lab.checked import Checked
@@ -25,6 +27,7 @@ from app.lab.study import Compared, Metric, Study, StudyError, find_file
 from cells import Cell, find_cell, flops, load_entry_points
 from cells.registry import own_parameters
 from cells.validation import closest_first
+from datamodules import DataError
 
 STEPS = 100  # sequence length for which FLOPs are matched; their ratio between cells hardly depends on it
 HIDDEN_SIZE = "model.hidden_size"
@@ -53,7 +56,7 @@ class _Checker:
         for compared in self.study.cells:
             try:
                 arm = self.arm(compared)
-            except (UserError, ValueError, TypeError) as error:
+            except (UserError, DataError, ValueError, TypeError) as error:
                 self.mistakes.append(f"{compared.label}: {error}")
                 continue
             arms.append(arm)
@@ -213,14 +216,10 @@ def built(config: Config) -> tuple[Any, Any]:
 
 def parsed(options: list[str]) -> Any:
     """Return the command line built from options, with its messages in the words of the program."""
-    from jsonargparse import ArgumentError
-
-    from app.commands.error_messages import plain_sentence
-
     try:
-        return CLI("validate", options)
+        return CommandLine("validate", options)
     except ArgumentError as error:
-        raise UserError(plain_sentence(str(error))) from error
+        raise UserError(plain_message(str(error))) from error
 
 
 def closest(wanted: int, size: Callable[[int], int]) -> int:

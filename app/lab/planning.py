@@ -89,11 +89,11 @@ class Planner:
 
     def points(self, arm: Arm) -> list[dict[str, Value]] | None:
         """Return the points of an arm in order; None if the sampler chooses them one after another."""
+        if not arm.dimensions:
+            return []  # nothing to tune
         if self.study.sampler == "grid":
             return grid(arm.dimensions)
         assert self.study.trials is not None  # read_study saw to it
-        if not arm.dimensions:
-            return [{}]
         if self.study.sampler == "tpe":
             return None
         draw = independent if self.study.sampler == "independent" else quasi_random
@@ -137,18 +137,18 @@ class Planner:
         ended = self.directory.ended()
         for arm in self.arms:
             tuning = self.directory.planned(arm.folder, "tuning")
-            expected = self.study.trials if self.study.sampler == "tpe" and arm.dimensions else 1
-            if len(tuning) < (expected or 1) or any(planned.run not in ended for planned in tuning):
+            expected = (self.study.trials or 0) if self.study.sampler == "tpe" else 1
+            if arm.dimensions and (len(tuning) < expected or any(planned.run not in ended for planned in tuning)):
                 continue
             outcomes = {planned.run: self.directory.outcome(planned.run) for planned in tuning}
-            best = best_point(tuning, outcomes, self.choose_by)
+            best = best_point(tuning, outcomes, self.choose_by) if arm.dimensions else {}
             reporting = self.directory.planned(arm.folder, "reporting")
             if best is None:
                 continue
             seeds = {planned.seed for planned in reporting}
             drawn = [planned.drawn for planned in reporting]
-            if seeds != set(self.study.reporting_seeds) or any(point != best.drawn for point in drawn):
-                self.plan_runs(arm, "reporting", [best.drawn])
+            if seeds != set(self.study.reporting_seeds) or any(point != best for point in drawn):
+                self.plan_runs(arm, "reporting", [best])
                 self.enqueue(arm, "reporting")
 
     def has_free_ticket(self) -> bool:
@@ -176,17 +176,19 @@ class Planner:
         self.queue.name(ticket, planned.run)
 
 
-def best_point(tuning: Sequence[Planned], outcomes: dict[str, Outcome | None], choose_by: Metric) -> Planned | None:
-    """Return the first run of the point with the best mean over seeds, or None if no point is complete.
+def best_point(
+    tuning: Sequence[Planned], outcomes: dict[str, Outcome | None], choose_by: Metric
+) -> dict[str, Value] | None:
+    """Return the point with the best mean over seeds, or None if no point is complete.
 
     A point with a failed or diverged seed is not chosen.
     """
     points: dict[int, list[Planned]] = {}
     for planned in tuning:
         points.setdefault(planned.number, []).append(planned)
-    best: tuple[float, Planned] | None = None
+    best: tuple[float, dict[str, Value]] | None = None
     for runs in points.values():
         values = [outcome.value for run in runs if (outcome := outcomes[run.run]) and outcome.value is not None]
         if len(values) == len(runs) and (best is None or choose_by.better(fmean(values), best[0])):
-            best = fmean(values), runs[0]
+            best = fmean(values), runs[0].drawn
     return None if best is None else best[1]

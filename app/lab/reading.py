@@ -58,13 +58,16 @@ class _Reader:
         sampler = self.one_of("sampler", get_args(Sampler), "random")
         cells = self.cells(shared)
         seeds = self.mapping("seeds", ("tuning", "reporting"))
-        tuning, reporting = self.seeds(seeds, "tuning"), self.seeds(seeds, "reporting")
+        tunes = any(cell.dimensions for cell in cells)
+        tuning = self.seeds(seeds, "tuning") if tunes or seeds["tuning"] else ()
+        reporting = self.seeds(seeds, "reporting")
         if both := sorted(set(tuning) & set(reporting)):
             self.mistakes.append(
                 f"seeds.tuning and seeds.reporting must not overlap, got {both} in both: a seed that chose the "
                 "hyperparameters gives optimistic results"
             )
-        self.check_sampler(sampler, cells, trials, tuning)
+        if tunes:
+            self.check_sampler(sampler, cells, trials, tuning)
         targets = tuple(target for item in self.listed("targets") if (target := self.target(item)))
         study = Study(
             name=str(given.get("name") or path.stem),

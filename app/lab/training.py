@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import shutil
 import signal
 import subprocess
 import sys
@@ -103,8 +102,6 @@ def _start_or_resume(directory: StudyDirectory, run: str) -> list[str]:
     checkpoints = folder / "checkpoints"
     if any((checkpoints / name).exists() for name in ("last.ckpt", "previous.ckpt")) or len(directory.curves(run)) > 1:
         return ["--resume", str(folder)]  # if the checkpoint is missing, fit says so
-    if folder.exists():
-        shutil.rmtree(folder)  # interrupted before its first checkpoint
     return ["--config", str(directory.config(run)), "--run_dir", str(folder)]
 
 

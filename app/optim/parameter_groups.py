@@ -1,4 +1,4 @@
-"""Optimisers by the role of the parameters."""
+"""Optimizers by parameter role."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 def optimizer_by_role(model: nn.Module, others: OptimizerFactory, orthogonal: OptimizerFactory | None) -> Optimizer:
-    """The optimiser of a model, with one of their own for the parameters whose role is ``orthogonal``.
+    """Return the optimizer of a model, with a separate one for the parameters whose role is ``orthogonal``.
 
     Args:
-        model: What holds the parameters.
-        others: Called with the parameters that no other optimiser has.
-        orthogonal: Called with the orthogonal parameters; None leaves them to ``others``, and so does a model that has
-            none.
+        model: Module that holds the parameters.
+        others: Called with all other parameters.
+        orthogonal: Called with the orthogonal parameters. With None, or if the model has no such parameters,
+            ``others`` is called with all parameters.
     """
     roles = parameter_roles(model)
-    apart = [parameter for name, parameter in model.named_parameters() if roles.get(name) == "orthogonal"]
-    if orthogonal is None or not apart:
+    separate = [parameter for name, parameter in model.named_parameters() if roles.get(name) == "orthogonal"]
+    if orthogonal is None or not separate:
         return others(model.parameters())
     rest = [parameter for name, parameter in model.named_parameters() if roles.get(name) != "orthogonal"]
-    return JointOptimizer(others=others(rest), orthogonal=orthogonal(apart))
+    return JointOptimizer(others=others(rest), orthogonal=orthogonal(separate))
 
 
 def parameter_parts(model: nn.Module) -> dict[str, str]:
-    """What each parameter belongs to, by its name: its role, or the part of the model (``cell``, ``head``)."""
+    """Return, by name of the parameter, its role or else the part of the model it belongs to (``cell``, ``head``)."""
     roles = parameter_roles(model)
     return {name: roles.get(name, name.partition(".")[0]) for name, _ in model.named_parameters()}
 
 
 class JointOptimizer(Optimizer):
-    """Several optimisers, of the same kind or not, that step, save and resume as one.
+    """Several optimizers that step, save and resume as one.
 
-    Lightning refuses two optimisers in automatic mode; in manual mode it does not clip and counts each step twice. One
-    object with the groups and the state of all of them behaves as any other optimiser: for clipping, for a scaler, for
-    learning-rate schedules and monitors, and in checkpoints.
+    Lightning accepts only one optimizer in automatic optimization. In manual optimization it does not clip gradients,
+    and it counts a step for each optimizer. This class holds the groups and the state of all optimizers, so clipping,
+    gradient scaling, learning-rate schedules, monitors and checkpoints work as with a single optimizer.
 
     Args:
-        **parts: The optimisers, over different parameters; the name of each becomes the name of its groups.
+        **parts: The optimizers, over disjoint parameters. The groups of each get its name.
     """
 
     def __init__(self, **parts: Optimizer) -> None:
@@ -56,7 +56,7 @@ class JointOptimizer(Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of each optimiser, after one evaluation of ``closure``."""
+        """Evaluate ``closure`` once, then take one step of each optimizer."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for part in self.parts:
@@ -64,11 +64,11 @@ class JointOptimizer(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)  # puts new objects in the place of the groups and of the state
+        super().load_state_dict(state_dict)  # creates new groups and a new state
         self._share()
 
     def _share(self) -> None:
-        """Let the parts work on the groups and on the state of the whole."""
+        """Let the parts use the groups and the state of this optimizer."""
         groups = iter(self.param_groups)
         for part, size in zip(self.parts, self.sizes, strict=True):
             part.param_groups = [next(groups) for _ in range(size)]

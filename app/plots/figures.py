@@ -1,7 +1,7 @@
-"""Pictures of results, in one style, as matplotlib figures without its global state.
+"""Figures of predictions, and the style of all figures.
 
-A picture is a function that returns a figure: :func:`styled` puts the style over it, :func:`blank` gives it the figure,
-:func:`as_array` makes pixels of it.
+The functions return matplotlib figures and do not use matplotlib's global state. A new kind of figure is a function
+with the decorator :func:`styled` that draws on :func:`blank`. :func:`as_array` and :func:`as_png` render a figure.
 
 Shapes: B examples, C classes, S side of an image, T steps or frames, F targets of a frame.
 """
@@ -28,15 +28,15 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": False,
     "axes.prop_cycle": "cycler('color', ['0072B2', 'D55E00', '009E73', 'CC79A7', '56B4E9', 'E69F00', '000000'])",
-    "image.cmap": "viridis",  # and the lines' colours (Okabe and Ito): told apart by the colour-blind
+    "image.cmap": "viridis",  # like the line colors (Okabe and Ito), distinguishable with color blindness
     "image.interpolation": "nearest",
     "legend.frameon": False,
     "lines.linewidth": 1.5,
 }
 RIGHT, WRONG = "#007800", "#c80000"
-COLUMNS = 8  # examples side by side
+COLUMNS = 8  # examples per row
 
-styled = rc_context(STYLE)  # a decorator: the style holds while the figure is made, and nowhere else
+styled = rc_context(STYLE)  # decorator: applies the style only while the function runs
 
 
 def blank(
@@ -48,22 +48,22 @@ def blank(
     layout: Literal["constrained"] | None = "constrained",
     **subplots: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """A new figure and its axes, an array of shape (rows, columns); called inside a function that is :data:`styled`.
+    """Return a new figure and its axes, an array of shape (rows, columns). Call it in a :data:`styled` function.
 
     Args:
-        width: In units of 100 pixels.
-        height: In units of 100 pixels.
+        width: Width in units of 100 pixels.
+        height: Height in units of 100 pixels.
         rows: Number of rows of axes.
         columns: Number of columns of axes.
-        layout: None leaves the margins to the caller: ``constrained`` doubles the time that drawing takes.
-        **subplots: Other arguments of matplotlib's Figure.subplots.
+        layout: None leaves the margins to the caller. ``constrained`` doubles the time to draw the figure.
+        **subplots: Further arguments of matplotlib's Figure.subplots.
     """
     figure = Figure(figsize=(width, height), layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
 def as_array(figure: Figure) -> np.ndarray:
-    """The pixels of a figure: bytes of shape (height, width, 3)."""
+    """Return the pixels of a figure: bytes of shape (height, width, 3)."""
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     pixels: np.ndarray = np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -71,15 +71,15 @@ def as_array(figure: Figure) -> np.ndarray:
 
 
 def as_png(figure: Figure) -> bytes:
-    """A figure as the contents of a PNG file."""
+    """Return a figure as the contents of a PNG file."""
     file = BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
 
 
 @styled
-def confusion_picture(counts_CC: Tensor) -> Figure:
-    """Targets down, predictions across; a square holds its count, and is the darker the larger its share of the row."""
+def confusion_figure(counts_CC: Tensor) -> Figure:
+    """Plot a confusion matrix: targets in rows, predictions in columns, colors by the share of the row."""
     classes = len(counts_CC)
     shares_CC = counts_CC / counts_CC.sum(1, keepdim=True).clamp(min=1)
     side = 1 + 0.36 * classes
@@ -87,18 +87,18 @@ def confusion_picture(counts_CC: Tensor) -> Figure:
     axes.imshow(shares_CC.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(classes), yticks=range(classes), xlabel="prediction", ylabel="target")
     for target, predicted in counts_CC.nonzero().tolist():
-        colour = "white" if shares_CC[target, predicted] > 0.5 else "black"
+        color = "white" if shares_CC[target, predicted] > 0.5 else "black"
         count = str(int(counts_CC[target, predicted]))
-        axes.text(predicted, target, count, color=colour, ha="center", va="center", fontsize=8, in_layout=False)
+        axes.text(predicted, target, count, color=color, ha="center", va="center", fontsize=8, in_layout=False)
     return figure
 
 
 @styled
-def examples_picture(images_BSS: Tensor, targets: Sequence[int], predictions: Sequence[int]) -> Figure:
-    """Images in [0, 1] side by side; over each its label, in red also what was taken for it."""
+def examples_figure(images_BSS: Tensor, targets: Sequence[int], predictions: Sequence[int]) -> Figure:
+    """Show images in [0, 1] with the label above each one; wrong predictions in red."""
     rows = -(-len(images_BSS) // COLUMNS)
-    side = images_BSS.shape[-1] * 1.1  # with the space between two
-    high = images_BSS.shape[-2] * 1.35  # and with the line of text
+    side = images_BSS.shape[-1] * 1.1  # with the space between images
+    high = images_BSS.shape[-2] * 1.35  # with the label
     figure, ((axes,),) = blank(COLUMNS * 0.9, rows * 0.9 * high / side)
     axes.set(xlim=(0, COLUMNS * side), ylim=(rows * high, 0), aspect="equal")
     axes.axis("off")
@@ -108,17 +108,17 @@ def examples_picture(images_BSS: Tensor, targets: Sequence[int], predictions: Se
         extent = (left, left + width, bottom, bottom - height)
         axes.imshow(image_SS.float().cpu().numpy(), cmap="gray", vmin=0, vmax=1, extent=extent)
         right = target == predicted
-        words, colour = (str(target), RIGHT) if right else (f"{target} read as {predicted}", WRONG)
+        label, color = (str(target), RIGHT) if right else (f"{target} read as {predicted}", WRONG)
         axes.text(
-            left + width / 2, bottom - height * 1.05, words, color=colour, ha="center", fontsize=8, in_layout=False
+            left + width / 2, bottom - height * 1.05, label, color=color, ha="center", fontsize=8, in_layout=False
         )
-    axes.set(xlim=(0, COLUMNS * side), ylim=(rows * high, 0))  # which imshow has moved
+    axes.set(xlim=(0, COLUMNS * side), ylim=(rows * high, 0))  # imshow changed the limits
     return figure
 
 
 @styled
-def frames_picture(predictions_TF: Tensor, targets_TF: Tensor) -> Figure:
-    """Targets, predictions and their difference side by side, frames from left to right, bins upwards."""
+def frames_figure(predictions_TF: Tensor, targets_TF: Tensor) -> Figure:
+    """Show targets, predictions and their difference as heat maps over frames and bins."""
     figure, ((target, prediction, difference),) = blank(12, 3.4, columns=3, sharey=True)
     low, high = float(targets_TF.min()), float(targets_TF.max())
     errors_TF = predictions_TF - targets_TF
@@ -136,8 +136,8 @@ def frames_picture(predictions_TF: Tensor, targets_TF: Tensor) -> Figure:
 
 
 @styled
-def bins_picture(errors_F: Tensor) -> Figure:
-    """The mean squared error of each bin."""
+def bins_figure(errors_F: Tensor) -> Figure:
+    """Plot the mean squared error of each bin."""
     figure, ((axes,),) = blank(6, 3)
     axes.plot(errors_F.numpy())
     axes.set(xlabel="bin", ylabel="mean squared error", xlim=(0, len(errors_F) - 1), ylim=(0, None))
@@ -147,8 +147,8 @@ def bins_picture(errors_F: Tensor) -> Figure:
 
 
 @styled
-def labels_picture(targets_BT: Tensor, predictions_BT: Tensor, first_step: int, num_classes: int) -> Figure:
-    """A label for each step as a colour, one sequence a row: what was to be said, and below it what was said."""
+def labels_figure(targets_BT: Tensor, predictions_BT: Tensor, first_step: int, num_classes: int) -> Figure:
+    """Show the label of each step as a color, one sequence per row: targets above, predictions below."""
     rows, steps = targets_BT.shape
     figure, axes = blank(max(4, 1 + 0.12 * steps), 1.2 + 0.3 * rows, rows=2, sharex=True)
     edges = (first_step - 0.5, first_step + steps - 0.5, rows - 0.5, -0.5)
@@ -161,8 +161,8 @@ def labels_picture(targets_BT: Tensor, predictions_BT: Tensor, first_step: int, 
 
 
 @styled
-def agreement_picture(targets_B: Tensor, predictions_B: Tensor) -> Figure:
-    """A point for each example, its target across and its prediction up; on the line they are equal."""
+def agreement_figure(targets_B: Tensor, predictions_B: Tensor) -> Figure:
+    """Plot predictions against targets, with the line of equality."""
     figure, ((axes,),) = blank(4, 4)
     axes.plot(targets_B.numpy(), predictions_B.numpy(), ".", markersize=4, alpha=0.6)
     axes.axline((float(targets_B[0]), float(targets_B[0])), slope=1, color="black", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""Pictures of gradients through time, for TensorBoard and for reports.
+"""Figures of gradients through time, for TensorBoard and reports.
 
 Shapes: N measurements, T time.
 """
@@ -14,19 +14,19 @@ from torch import Tensor
 from app.plots.figures import blank, styled
 from cells.analysis.jacobians import Jacobians
 
-DECADES = 12  # below the largest norm, that a heat map tells apart
-SHOWN = ("h", "x", "c")  # of the norms that were measured
+DECADES = 12  # range of a heat map below the largest norm
+SHOWN = ("h", "x", "c")  # states whose norms are shown
 
 
 @styled
-def history_picture(
+def history_figure(
     norms: Mapping[str, np.ndarray], steps: Sequence[int], losses: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Norms as colours, time up, training to the right, and under them the losses on the same axis.
+    """Show norms as heat maps over optimizer steps and time steps, and losses over optimizer steps below them.
 
     Args:
-        norms: Of shape (N, T), by ``h``, ``x``, ``c``.
-        steps: Optimiser steps done before each measurement.
+        norms: Norms of shape (N, T), by ``h``, ``x``, ``c``.
+        steps: Number of optimizer steps before each measurement.
         losses: Curves of N values, by name.
     """
     shown = [what for what in SHOWN if what in norms]
@@ -44,28 +44,28 @@ def history_picture(
         low = max(high - DECADES, decades_TN[np.isfinite(decades_TN)].min(initial=high))
         times = np.arange(norms_NT.shape[1] + 1) + 0.5
         mesh = ax.pcolormesh(edges, times, decades_TN, vmin=low, vmax=max(high, low + 1e-3), rasterized=True)
-        ax.set_facecolor("black")  # no gradient at all
+        ax.set_facecolor("black")  # where the gradient is 0
         ax.set(title=f"log10 ||dL/d{what}_t||", ylabel="time step t")
         figure.colorbar(mesh, ax=ax, pad=0.01)
     (below,) = axes[-1]
     if shown:
-        figure.colorbar(mesh, ax=below, pad=0.01).ax.set_visible(False)  # so that the axes are of one width
+        figure.colorbar(mesh, ax=below, pad=0.01).ax.set_visible(False)  # makes all axes equally wide
     for name, values in losses.items():
         below.plot(steps, values, label=name, marker="o" if len(steps) == 1 else None)
     found = np.array([*losses.values()])
     if np.nanmax(found) > 10 * np.nanmin(found) > 0:
         below.set_yscale("log")
-    below.set(xlabel="optimiser steps", ylabel="loss", xlim=(edges[0], edges[-1]))
+    below.set(xlabel="optimizer steps", ylabel="loss", xlim=(edges[0], edges[-1]))
     below.legend()
     return figure
 
 
 @styled
-def profile_picture(profiles: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """||dL/dh_t|| over the steps of time on a logarithmic scale, and those of x and c beside it.
+def profile_figure(profiles: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Plot ||dL/dh_t||, ||dL/dx_t|| and ||dL/dc_t|| over t on a logarithmic scale, one panel each.
 
     Args:
-        profiles: Norms of shape (T,) by ``h``, ``x``, ``c``; one line in each panel for each name.
+        profiles: Norms of shape (T,) by ``h``, ``x``, ``c``, for each line by its name.
     """
     shown = [what for what in SHOWN if any(what in norms for norms in profiles.values())]
     figure, ((*axes,),) = blank(3.6 * len(shown), 3, 1, len(shown))
@@ -79,8 +79,8 @@ def profile_picture(profiles: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 @styled
-def jacobians_picture(found: Mapping[str, Jacobians]) -> Figure:
-    """||dh_T/dh_t|| over t on a logarithmic scale, a panel for each name; what theory says of it beside it."""
+def jacobians_figure(found: Mapping[str, Jacobians]) -> Figure:
+    """Plot ||dh_T/dh_t|| over t on a logarithmic scale with its theoretical values, one panel per name."""
     figure, axes = blank(max(6.0, 4.2 * len(found)), 3.6, 1, len(found), sharey=True)
     for ax, (name, jacobians) in zip(axes[0], found.items(), strict=True):
         curves = {
@@ -101,8 +101,8 @@ def jacobians_picture(found: Mapping[str, Jacobians]) -> Figure:
 
 
 @styled
-def spectra_picture(found: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """Singular values of U, largest first, a panel for each gate block, a line for each name."""
+def spectra_figure(found: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Plot the singular values of U, largest first: one panel per gate block, one line per name."""
     blocks = list(dict.fromkeys(block for spectra in found.values() for block in spectra))
     figure, axes = blank(max(4.0, 2.6 * len(blocks)), 2.8, 1, len(blocks), sharey=True)
     for ax, block in zip(axes[0], blocks, strict=True):
@@ -116,7 +116,7 @@ def spectra_picture(found: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
 
 def _edges(steps: Sequence[int]) -> np.ndarray:
-    """Where the columns of a heat map meet: half-way between two measurements."""
+    """Return the boundaries of the columns of a heat map: half-way between two measurements."""
     middles = (np.asarray(steps[1:]) + np.asarray(steps[:-1])) / 2
     before = steps[0] - (middles[0] - steps[0] if len(middles) else 0.5)
     after = steps[-1] + (steps[-1] - middles[-1] if len(middles) else 0.5)

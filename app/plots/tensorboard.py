@@ -1,6 +1,9 @@
-"""Where a task shows what it makes: TensorBoard, if the run has it."""
+"""TensorBoard: the logger of a run, and the board on which tasks and callbacks show figures, sounds and texts."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,48 +14,73 @@ from torch.utils.tensorboard import SummaryWriter
 
 from app.plots.figures import as_array
 
+MAIN_GROUPS = ("train", "validation", "test")
+OTHERS = "watch_"  # sorts after the main groups
+
+
+def tag_of(name: str) -> str:
+    """Return the tag under which TensorBoard shows a metric, figure or text.
+
+    TensorBoard groups tags by the part before the first slash and sorts the groups by name. The names of all groups
+    but ``train``, ``validation`` and ``test`` get a prefix, so that these three come first.
+    """
+    return name if name.startswith((*(f"{group}/" for group in MAIN_GROUPS), OTHERS)) else f"{OTHERS}{name}"
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoardLogger that shows losses and accuracies before all other groups (:func:`tag_of`).
+
+    Only the tags in TensorBoard change. Names of metrics in callbacks and results stay as they are.
+    """
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({tag_of(name): value for name, value in metrics.items()}, step)
+
+    def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
+        # TensorBoard's table of hyperparameters finds a metric by its tag
+        super().log_hyperparams(params, metrics and {tag_of(name): value for name, value in metrics.items()}, step)
+
 
 class Board:
-    """TensorBoard at the present step of a run; nothing happens where the run has no TensorBoardLogger.
+    """TensorBoard at the current step of a run. Without a TensorBoardLogger it shows nothing.
 
-    Only the first process writes; the others may call the same methods.
+    Only the process of rank 0 writes. Other processes can call the same methods.
 
     Args:
-        trainer: The trainer whose loggers and whose count of optimiser steps are used.
+        trainer: The trainer of the run.
 
     Attributes:
-        there: Whether anything is shown; what is costly to make can be left out where it is False. The same in all
-            processes.
-        step: Optimiser steps done, under which everything is shown.
+        enabled: Whether the run has a TensorBoardLogger. The same in all processes.
+        step: Number of optimizer steps done.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        self.there = bool(loggers)
+        self.enabled = bool(loggers)
         self.step = trainer.global_step
         self._writers: list[SummaryWriter] = [logger.experiment for logger in loggers]
 
     def scalar(self, name: str, value: float) -> None:
-        """A point of a curve."""
+        """Add a point to a curve."""
         for writer in self._writers:
-            writer.add_scalar(name, value, self.step)
+            writer.add_scalar(tag_of(name), value, self.step)
 
     def figure(self, name: str, figure: Figure) -> None:
-        """A figure, such as the functions of :mod:`app.plots.figures` make."""
-        if self.there:
+        """Show a matplotlib figure."""
+        if self.enabled:
             self.image(name, as_array(figure))
 
-    def image(self, name: str, picture: np.ndarray) -> None:
-        """A picture: an array of bytes of shape (height, width, 3)."""
+    def image(self, name: str, pixels: np.ndarray) -> None:
+        """Show an image: bytes of shape (height, width, 3)."""
         for writer in self._writers:
-            writer.add_image(name, picture, self.step, dataformats="HWC")
+            writer.add_image(tag_of(name), pixels, self.step, dataformats="HWC")
 
     def audio(self, name: str, samples: Tensor, rate: int) -> None:
-        """A sound: samples in [-1, 1], one channel, ``rate`` a second."""
+        """Add a sound: samples in [-1, 1] of one channel, ``rate`` per second."""
         for writer in self._writers:
-            writer.add_audio(name, samples, self.step, sample_rate=rate)
+            writer.add_audio(tag_of(name), samples, self.step, sample_rate=rate)
 
     def text(self, name: str, markdown: str) -> None:
-        """A text, in Markdown."""
+        """Show a text in Markdown."""
         for writer in self._writers:
-            writer.add_text(name, markdown, self.step)
+            writer.add_text(tag_of(name), markdown, self.step)

@@ -1,9 +1,10 @@
-"""Which configuration files a command reads."""
+"""Configuration files: which ones a command reads, and how a run stores its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -15,10 +16,35 @@ from app.runs.run_directory import RunDirectory
 from cells.validation import closest_first
 
 CONFIG_FLAGS = ("--config", "-c")
+MAX_ALIASES = 100  # more would let a small file expand to more than fits in memory
+
+
+class _Strict(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """YAML's loader, except that a key given twice and very many aliases are errors."""
+
+    aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"it has more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} is given twice, again in line {line}")
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def with_existing_configs(options: Sequence[str]) -> list[str]:
-    """``options`` with each ``--config`` that is no file replaced by the packaged one of this path."""
+    """Return ``options`` with each ``--config`` that does not exist replaced by the packaged file of this path."""
     resolved: list[str] = []
     for option, before in zip(options, ["", *options], strict=False):
         flag, equals, value = option.partition("=")
@@ -37,38 +63,37 @@ def _existing_config(given: str) -> Path:
     if path is None:
         known = [str(path.relative_to(packaged)) for path in (packaged / "configs").rglob("*.yaml")]
         raise UserError(
-            f"config is {given!r}, but there is no such file; those that come with the program, closest first: "
-            f"{closest_first(given, known)}"
+            f"config {given!r} does not exist. The program comes with, closest first: {closest_first(given, known)}"
         )
     try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
+        yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config is {given!r}, which is no readable YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"config {given!r} is not readable YAML: {' '.join(str(error).split())}") from error
     return path
 
 
 def with_run_config(command: str, options: list[str]) -> list[str]:
-    """``options`` with the configuration of the run that wrote the checkpoint, where none is given.
+    """Return ``options`` with the configuration of the run that wrote the checkpoint, unless they have one.
 
     Raises:
-        UserError: if there is no checkpoint, or its run has no configuration.
+        UserError: if no checkpoint is given, it cannot be read, or its run has no configuration.
     """
     checkpoint = given(options, "--ckpt_path")
     if command == "fit" or "--help" in options or "-h" in options:
         return options
     if not checkpoint:
-        raise UserError(f"{command} needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt")
+        raise UserError("--ckpt_path must be given, such as RUN/checkpoints/best.ckpt")
     read_checkpoint(Path(checkpoint))
     if any(given(options, flag) for flag in CONFIG_FLAGS):
         return options
     config = RunDirectory.of_checkpoint(Path(checkpoint)).config
     if not config.is_file():
-        raise UserError(f"there is no {config} to say what {checkpoint} was trained on; name it by --config FILE")
+        raise UserError(f"{config}, the configuration of {checkpoint}, does not exist. Give it by --config FILE.")
     return ["--config", str(config), *options]
 
 
 def given(options: Sequence[str], flag: str) -> str:
-    """The last value that ``options`` have for ``flag``, or nothing."""
+    """Return the last value of ``flag`` in ``options``, or an empty text."""
     values = [
         option.partition("=")[2] or following
         for option, following in zip(options, [*options[1:], ""], strict=False)
@@ -78,7 +103,7 @@ def given(options: Sequence[str], flag: str) -> str:
 
 
 def dump_config(parser: ArgumentParser, config: Namespace) -> str:
-    """A configuration as it is kept in ``RUN/config.yaml``: to be run again, so without what belongs to one start."""
+    """Return a configuration as YAML for ``RUN/config.yaml``, without the options that belong to one start."""
     config = config.clone()
     config.run_dir = config.resume = config.ckpt_path = None
     text: str = parser.dump(config, skip_unset=False)

@@ -1,4 +1,4 @@
-"""What the processes of a run tell one another."""
+"""Communication between the processes of a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
-FIRST = "APP_FIRST_PROCESS"  # environment variable with the number of the process that starts others
+FIRST = "APP_FIRST_PROCESS"  # environment variable with the id of the process that starts the others
 
 
 def of_every_process(own: Any) -> list[Any]:
-    """What each process gives here, that of the first one first; each must call it. Tensors are to lie on the CPU."""
+    """Return the arguments of all processes in the order of their ranks.
+
+    Every process must call it. Tensors must be on the CPU.
+    """
     if not torch.distributed.is_initialized():
         return [own]
     every: list[Any] = [None] * torch.distributed.get_world_size()
@@ -22,7 +25,7 @@ def of_every_process(own: Any) -> list[Any]:
 
 
 def end_with_first(launched: bool, status: int) -> None:
-    """End a process that the first one has ``launched`` soon after that one: it would wait for it for half an hour."""
+    """End a process that the first one ``launched`` soon after the first one ended, not after torch's 30 minutes."""
     if not launched:
         os.environ[FIRST] = str(os.getpid())
         return

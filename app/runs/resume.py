@@ -1,4 +1,4 @@
-"""``fit --resume RUN_DIR``: go on with a run as if it had never been stopped."""
+"""``fit --resume RUN``: the options of the stopped run, and which of them may change."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from app.errors import UserError
 from app.runs.checkpoint_files import flat, read_checkpoint
 from app.runs.configuration import CONFIG_FLAGS, given
 from app.runs.run_directory import RunDirectory
+from app.tasks import Task
+from datamodules import DataModule
 
 LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")
-# what does not change the numbers: places, and what is shown
-FREE = (
-    "data.init_args.root",
-    "data.init_args.prepared",
-    "data.init_args.cache",
+# options of the command line and the trainer that do not change the numbers
+OPTIONS = (
     "observe",
     "probe_every",
     "output",
@@ -34,73 +33,82 @@ FREE = (
 
 
 def with_resumed_run(options: list[str]) -> list[str]:
-    """``options`` of ``fit`` with the configuration and the last checkpoint of the run that ``--resume`` names.
+    """Return ``options`` of ``fit`` with the configuration and the last checkpoint of the run of ``--resume``.
 
     Raises:
-        UserError: if there is no such run, its checkpoint is missing or damaged, or options name another configuration
-            or run directory.
+        UserError: if there is no such run, its checkpoint is missing or damaged, or the options name another
+            configuration or run directory.
     """
     folder = given(options, "--resume")
     if not folder:
         if checkpoint := given(options, "--ckpt_path"):
             raise UserError(
-                f"fit takes --ckpt_path ({checkpoint!r}) only with --resume RUN_DIR, to go on from another checkpoint "
-                "of that run than its last one"
+                f"fit accepts --ckpt_path ({checkpoint!r}) only with --resume RUN, to resume from another checkpoint "
+                "of that run than last.ckpt"
             )
         return options
     run = RunDirectory(Path(folder))
     for flag in (*CONFIG_FLAGS, "--run_dir"):
         if value := given(options, flag):
-            raise UserError(f"{flag} is {value!r}, but with --resume the run directory holds everything of the run")
+            raise UserError(
+                f"{flag} ({value!r}) cannot be combined with --resume, which takes everything from the run directory"
+            )
     if not run.config.is_file():
-        raise UserError(f"resume is {folder!r}, but there is no run in it ({run.config} is missing)")
+        raise UserError(f"resume: {folder!r} is not a run directory ({run.config} does not exist)")
     checkpoint = given(options, "--ckpt_path") or str(run.last)
     if Path(checkpoint).resolve().parent != run.checkpoints.resolve():
-        raise UserError(f"ckpt_path is {checkpoint!r}, which is no checkpoint of the run {folder}")
+        raise UserError(f"ckpt_path {checkpoint!r} is not a checkpoint of the run {folder}")
     try:
         read_checkpoint(Path(checkpoint))
     except UserError as error:
-        raise UserError(f"{error}{_offer(run, Path(checkpoint))}") from error
+        raise UserError(f"{error} {_offer(run, Path(checkpoint))}") from error
     return ["--config", str(run.config), *options, "--ckpt_path", checkpoint]
 
 
 def _offer(run: RunDirectory, damaged: Path) -> str:
-    """How to go on from a good checkpoint of the run, if it has one."""
+    """Return how to resume from an undamaged checkpoint of the run, if it has one."""
     for path in (run.last, run.previous, run.best):
         try:
             step = read_checkpoint(path)["global_step"] if path != damaged else None
         except UserError:
             continue
         if step is not None:
-            return f"; {path} is good (step {step}): add --ckpt_path {path}"
-    return "; the run has no other checkpoint that is good"
+            return f"{path} is undamaged (step {step}). Add --ckpt_path {path}."
+    return "The run has no other undamaged checkpoint."
 
 
-def check_unchanged(run: RunDirectory, asked: str) -> None:
-    """Refuse a configuration that contradicts the one that the run began with.
+def check_unchanged(run: RunDirectory, asked: str, task: Task, data: DataModule) -> None:
+    """Check that a configuration agrees with the one that the run was started with.
 
     Args:
         run: The run.
-        asked: The configuration that the command line makes of it, as YAML.
+        asked: The configuration that results from the run's own and the command line, as YAML.
+        task: Its task, which declares which of its arguments may change.
+        data: Its data module, which declares the same.
 
     Raises:
-        UserError: with the first differences by name.
+        UserError: with the first differences.
     """
     began: Mapping[str, Any] = flat(yaml.safe_load(run.config.read_text(encoding="utf-8")))
     now: Mapping[str, Any] = flat(yaml.safe_load(asked))
     spanned = began.get("model.init_args.lr_schedule", "constant") != "constant"
-    free = FREE if spanned else (*FREE, *(f"trainer.{limit}" for limit in LIMITS))
-    # where nothing stood, a class with arguments may stand now; what only this version knows has its default
+    free = [
+        *OPTIONS,
+        *(f"model.init_args.{name}" for name in task.resumable_arguments),
+        *(f"data.init_args.{name}" for name in data.resumable_arguments),
+        *(f"trainer.{limit}" for limit in LIMITS if not spanned),
+    ]
+    # an empty entry may have become a class with arguments; an entry that only this version knows has its default
     names = [*began, *(name for name in now if any(name.startswith(f"{old}.") for old in began))]
     differences = [
-        f"{name} is {now.get(name)!r}, in the run {began.get(name)!r}"
+        f"{name} is {now.get(name)!r}, but {began.get(name)!r} in the run"
         for name in names
         if now.get(name) != began.get(name) and not f"{name}.".startswith(tuple(f"{prefix}." for prefix in free))
     ]
     if differences:
         accepted = (
-            f"the learning rate follows {began['model.init_args.lr_schedule']} over the whole run"
+            f"the schedule {began['model.init_args.lr_schedule']} spans the whole run, so no limit may change"
             if spanned
-            else f"of what counts only the trainer's {', '.join(LIMITS)} may change"
+            else f"of the options that affect the numbers, only the trainer's {', '.join(LIMITS)} may change"
         )
-        raise UserError(f"the command line contradicts the run {run.path}: {'; '.join(differences[:3])} ({accepted})")
+        raise UserError(f"the options contradict the run {run.path}: {'; '.join(differences[:3])} ({accepted})")

@@ -1,32 +1,32 @@
-"""The run directory: everything of a run in one place, and what the user is told of it.
+"""The run directory: every file of one training.
 
-RUN/config.yaml             the whole configuration: `fit --config` repeats the run
-RUN/checkpoints/best.ckpt   best by the task's validation metric
-RUN/checkpoints/last.ckpt   after the last whole epoch, or where the run was stopped: `fit --resume RUN` goes on from it
-RUN/checkpoints/previous.ckpt   the one before it
-RUN/tensorboard/            events
-RUN/gradients.npz           gradients through time, as arrays
-RUN/results.json            figures and circumstances, for later tools
+RUN/config.yaml                 the whole configuration: `fit --config` repeats the run
+RUN/checkpoints/best.ckpt       the best epoch by the validation metric of the task
+RUN/checkpoints/last.ckpt       the state after the last whole epoch or at the stop: `fit --resume RUN` starts from it
+RUN/checkpoints/previous.ckpt   the last.ckpt before this one
+RUN/tensorboard/                event files
+RUN/gradients.npz               gradients through time, as arrays
+RUN/results.json                metrics, versions and settings, for other programs
+RUN/run.lock                    held by the process that writes the directory; only while it runs
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
+from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 
 from app.errors import UserError
 from datamodules.files import replacing
 
-SHARED_PATH = "APP_RUN_DIRECTORY"  # environment variable by which the processes of one run share its directory
+SHARED_PATH = "APP_RUN_DIRECTORY"  # environment variable with the run directory, for the processes of one run
 
 
 @dataclass(frozen=True)
@@ -64,76 +64,71 @@ class RunDirectory:
         return self.path / "results.json"
 
     @classmethod
-    def new(cls, path: str | None, config_name: str) -> RunDirectory:
-        """The directory of a new run: ``path``, or ``runs/<config name>/<time>``.
+    def new(cls, path: str | None, config_name: str, cell: str, seed: int | None) -> RunDirectory:
+        """Return the directory of a new run: ``path``, or ``runs/CONFIG/CELL-seedSEED-TIME``.
 
-        The first process makes it; the others, which Lightning starts from the first, take it over. A run that was
-        stopped before its first checkpoint may be started again.
+        Rank 0 chooses it. The processes that Lightning starts from rank 0 use the same one.
 
         Raises:
-            UserError: if a run lies there already, or the folder cannot be made.
+            UserError: if a process started by another program got no ``path``.
         """
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # Lightning sets it
             if not path and SHARED_PATH not in os.environ:
-                raise UserError("several processes that were started from outside need a common --run_dir DIR")
+                raise UserError("processes started by torchrun or a cluster need the same --run_dir DIR")
             return cls(Path(path or os.environ[SHARED_PATH]))
-        run = cls(Path(path) if path else Path("runs") / config_name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        name = f"{cell}-seed{seed}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        run = cls(Path(path) if path else Path("runs") / config_name / name)
         os.environ[SHARED_PATH] = str(run.path)
-        if run.checkpoints.exists():
-            raise UserError(
-                f"{run.path} holds a run already; go on with it by --resume {run.path}, name another folder by "
-                "--run_dir, or remove this one"
-            )
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the run directory {run.path} cannot be made: {error.strerror}") from error
         return run
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> RunDirectory:
-        """The run that wrote ``checkpoint``."""
+        """Return the run that wrote ``checkpoint``."""
         return cls(checkpoint.parent.parent)
+
+    @contextmanager
+    def locked(self, new: bool) -> Iterator[None]:
+        """Create the directory if needed, and keep other processes from writing to it during the block.
+
+        Only rank 0 holds the lock. The operating system releases the lock of a process that was killed, so its file
+        does not block a later run.
+
+        Args:
+            new: Whether a run that is already in the directory is an error. A run that was killed before its first
+                ``last.ckpt`` is none: it cannot be resumed, so it can be started again.
+
+        Raises:
+            UserError: if another process holds the lock, there is a run, or the directory cannot be written.
+        """
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+            yield
+            return
+        lock, owner = FileLock(self.path / "run.lock"), self.path / "run.owner"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            holder = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+            raise UserError(f"{self.path} is in use by {holder}. Wait for it, or choose another --run_dir.") from error
+        except OSError as error:
+            raise UserError(f"the run directory {self.path} cannot be written: {error.strerror or error}") from error
+        try:
+            if new and (self.last.exists() or self.results.exists()):
+                raise UserError(
+                    f"{self.path} contains a run. Resume it with --resume {self.path}, choose another --run_dir, or "
+                    "remove it."
+                )
+            if new:
+                self.best.unlink(missing_ok=True)  # of a run that was killed before its first last.ckpt
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can have it
+            lock.release()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` is at any time the old file or the new one, never a half of it."""
+    """Replace the contents of ``path`` at once, so that a reader never finds a part of them."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def write_results(run: RunDirectory, results: Mapping[str, Any]) -> None:
-    """Write ``results.json``."""
-    write_text(run.results, json.dumps(results, indent=2) + "\n")
-
-
-def split_metrics(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """``{"test/accuracy": 0.9}`` as ``{"test": {"accuracy": 0.9}}``."""
-    parts: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        part, _, metric = name.partition("/")
-        parts.setdefault(part, {})[metric] = float(value)
-    return parts
-
-
-def flat_hyperparameters(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's hyperparameters as columns of a table: ``cell``, ``cell.momentum``, .., without what is not set."""
-    flat: dict[str, Any] = {}
-    for name, value in hyperparameters.items():
-        if isinstance(value, Mapping):
-            flat[name] = value["class_path"].rpartition(".")[2]
-            flat |= {f"{name}.{own}": given for own, given in value["init_args"].items() if given is not None}
-        elif value is not None and not name.startswith("_"):
-            flat[name] = value
-    return flat
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, this program and the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for package in ("momentum-rnn", "torch", "pytorch-lightning", "torchmetrics", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -1,214 +1,254 @@
-"""What all tasks share: the optimiser, the learning-rate schedule, and hyperparameters that are plain data.
-
-Shapes: B batch, T time, H hidden_size.
-"""
+"""The base class of all tasks: training, validation and test steps, logging, optimizers and hyperparameters."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim import Adam
+from typing_extensions import Self
 
-from app.optim.averaging import AveragedWeights
+from app.callbacks.averaging import AveragedWeights
 from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
+from app.optim.schedules import LRSchedule, make_schedule
 from app.plots.tensorboard import Board
+from app.runs.checkpoint_files import INSTANTIATOR, check_classes, read_checkpoint
+from app.runs.lightning_internals import is_attached, set_hyperparameters
 from cells import Cell, follow_optimizer
 from cells.registry import class_path
 from datamodules import Batch
 
 CellFactory = Callable[[int, int], Cell]
-LRSchedule = Literal["constant", "one_cycle", "cosine"]
+Part = Literal["train", "validation", "test", "predict", "probe"]
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The result of a task on one batch.
+
+    Attributes:
+        loss: Mean loss over ``weight`` elements. Training minimizes it, and it is logged.
+        outputs: Outputs of the model, for :meth:`Task.show_batch`.
+        weight: Number of sequences, frames or words that ``loss`` is the mean of.
+        metrics: Further means to log, by name, each with the number of elements that it is the mean of.
+        penalties: Regularization terms, which training adds to the loss and which are not logged.
+    """
+
+    loss: Tensor
+    outputs: Any
+    weight: int
+    metrics: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
+    penalties: Sequence[Tensor] = ()
 
 
 class Task(LightningModule):
     """A problem that any cell can be trained on.
 
+    A subclass implements :meth:`shared_step`. The base class makes the training, validation and test steps of it, logs
+    the metrics, and weights the losses of several processes.
+
     Args:
-        optimizer: Called with the parameters.
-        lr_schedule: ``constant``; ``one_cycle``: up to the optimiser's learning rate and down to nearly 0 over the
-            whole run (torch.optim.lr_scheduler.OneCycleLR); ``cosine``: down to 0 along a half cosine over the run.
-        orthogonal_optimizer: Called with the parameters whose role is ``orthogonal``, which ``optimizer`` then does not
-            get; None, or a cell that has no such parameters, leaves them all to ``optimizer``.
+        optimizer: Called with the parameters; returns the optimizer.
+        lr_schedule: Learning rate over the whole run: ``constant``; ``one_cycle``, which rises to the optimizer's
+            learning rate and falls to almost 0 (torch.optim.lr_scheduler.OneCycleLR); or ``cosine``, which falls to 0
+            along half a cosine.
+        orthogonal_optimizer: Called with the parameters whose role is ``orthogonal``; returns a separate optimizer for
+            them. None: ``optimizer`` gets them too. It is not called if the cell has no such parameters.
 
     Attributes:
-        monitor: Name of the validation metric that chooses the best checkpoint and sums up a run.
-        mode: Whether ``monitor`` is to be ``max`` or ``min``.
+        required_sizes: Arguments that the command line takes from the data (``DataModule.provided_sizes``).
+        training_arguments: Arguments that do not change what a trained model computes; an evaluation may change them.
+        resumable_arguments: Arguments that ``fit --resume`` may change; none by default.
+        monitor: Name of the validation metric that selects the best checkpoint.
+        mode: Whether the best value of ``monitor`` is its ``min`` or its ``max``.
+        supports_probing: Whether :meth:`probe_loss` can be called.
     """
 
+    required_sizes: ClassVar[tuple[str, ...]] = ("input_size",)
+    training_arguments: ClassVar[tuple[str, ...]] = ("optimizer", "orthogonal_optimizer", "lr_schedule")
+    resumable_arguments: ClassVar[tuple[str, ...]] = ()
     monitor: str
     mode: Literal["min", "max"]
+    supports_probing: ClassVar[bool] = True
 
     def __init__(
-        self, optimizer: OptimizerFactory, lr_schedule: LRSchedule, orthogonal_optimizer: OptimizerFactory | None = None
+        self,
+        optimizer: OptimizerFactory = Adam,
+        lr_schedule: LRSchedule = "constant",
+        orthogonal_optimizer: OptimizerFactory | None = None,
     ) -> None:
         super().__init__()
         self.make_optimizer = optimizer
         self.make_orthogonal_optimizer = orthogonal_optimizer
         self.lr_schedule = lr_schedule
 
-    def keep_hyperparameters(self, cell: Cell, **sizes: Any) -> None:
-        """Record what rebuilds this task as plain data, the same whether it was built in Python or by the command line.
-
-        Checkpoints then load with ``weights_only=True`` and by ``load_from_checkpoint``. The cell and the optimiser
-        are described by what was built, so a class, a partial and a lambda all serve as factories.
+    def shared_step(self, batch: Batch, part: Part) -> StepOutput:
+        """Return loss, outputs and metrics of a batch. Every task implements this method.
 
         Args:
-            cell: The cell that was built.
-            **sizes: The other own arguments of the task.
+            batch: A batch of the data module.
+            part: What the batch is for. Metrics are logged for ``train``, ``validation`` and ``test``. ``predict``
+                and ``probe`` must work without logging, and ``probe`` without a trainer.
         """
-        hyperparameters = {
-            "cell": {"class_path": class_path(type(cell)), "init_args": cell.init_args},
-            **sizes,
-            "optimizer": _description(self.make_optimizer),
-            "orthogonal_optimizer": self.make_orthogonal_optimizer and _description(self.make_orthogonal_optimizer),
-            "lr_schedule": self.lr_schedule,
-            "_instantiator": "pytorch_lightning.cli.instantiate_module",  # what load_from_checkpoint builds it with
-        }
-        self._set_hparams(hyperparameters)  # save_hyperparameters would take what the command line was given instead
+        raise NotImplementedError(f"{type(self).__name__} must implement shared_step(batch, part)")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.measure(batch, "train")[0]
+        step = self.shared_step(batch, "train")
+        self.log_step("train", step)
+        loss = self.balanced(step.loss, step.weight)
+        for penalty in step.penalties:
+            loss = loss + penalty
+        return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.measure(batch, "validation")[1]
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        step = self.shared_step(batch, "validation")
+        self.log_step("validation", step)
+        return step.outputs
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.measure(batch, "test")
+        self.log_step("test", self.shared_step(batch, "test"))
 
-    def measure(self, batch: Batch, part: str) -> tuple[Tensor, Tensor]:
-        """The loss on a batch of ``part`` (``train``, ``validation`` or ``test``), its metrics logged, and the outputs.
+    def probe_loss(self, batch: Batch) -> Tensor:
+        """Return the loss of one batch without penalties, without logging and without a trainer.
 
-        The three steps are made of it, but in a task that has its own.
+        :mod:`app.diagnostics.probe` calls it on a copy of the task in float64 to measure gradients through time.
         """
-        raise NotImplementedError(f"{type(self).__name__} has neither measure() nor steps of its own")
-
-    def configure_callbacks(self) -> list[Callback]:
-        """What the optimiser needs to be told in a training."""
-        return [AveragedWeights()]
-
-    def configure_optimizers(self) -> Any:
-        optimizer = optimizer_by_role(self, self.make_optimizer, self.make_orthogonal_optimizer)
-        follow_optimizer(self, optimizer)  # cells that move their base count the optimiser's steps
-        scheduler: LRScheduler
-        if self.lr_schedule == "constant":
-            return optimizer
-        steps = self._total_steps()
-        if self.lr_schedule == "one_cycle":
-            peaks = [group["lr"] for group in optimizer.param_groups]
-            cycled = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))
-            scheduler = OneCycleLR(optimizer, peaks, total_steps=steps, cycle_momentum=cycled)
-        else:
-            scheduler = CosineAnnealingLR(optimizer, T_max=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        if steps > 0:
-            return steps
-        # Lightning does not know how many batches there will be; a stream does
-        accumulate = self.trainer.accumulate_grad_batches
-        batches = self.trainer.datamodule.batches_in_epochs(self.trainer.max_epochs)  # type: ignore[attr-defined]
-        return sum(ceil(count / accumulate) for count in batches)
-
-    def figures(self, loss: float) -> dict[str, float]:
-        """What a loss amounts to in the metrics of this task, as far as it decides them."""
-        return {"loss": loss}
-
-    def readable(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-        """What ``predict_step`` returned as the columns of the table that ``predict`` writes; by default unchanged."""
-        return predictions
-
-    def sum_up(self, predictions: Sequence[dict[str, Any]]) -> str:
-        """What ``predict`` says of its table, beside the number of rows, in a line; nothing by default."""
-        return ""
+        return self.shared_step(batch, "probe").loss
 
     def balanced(self, loss: Tensor, weight: int) -> Tensor:
-        """A training loss that is the mean over ``weight`` things, such as frames, for several processes.
+        """Return the loss scaled such that the mean over the processes is the mean over all elements.
 
-        Their gradients are averaged. With each loss multiplied by the part of all the things that its process has, and
-        by the number of processes, the average is the gradient of the mean over all of them.
+        DDP averages the gradients of the processes, which may hold different numbers of elements. Each loss is
+        therefore multiplied by ``weight`` / (mean weight of the processes).
         """
-        if self._trainer is None or self.trainer.world_size == 1:
+        if not is_attached(self) or self.trainer.world_size == 1:
             return loss
         total = cast("Tensor", self.trainer.strategy.reduce(loss.new_tensor(weight), reduce_op="sum"))
         return loss * (weight * self.trainer.world_size / total)
 
     @property
     def metric_dtype(self) -> torch.dtype:
-        """Of sums over an epoch, which are not to depend on how it is cut into batches."""
+        """The dtype of metrics. In float64 the mean over an epoch does not depend on the batch size."""
         return torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
-    def log_part(self, part: str, weight: int, **metrics: Tensor) -> None:
-        """Log metrics of ``part`` (``train``, ``validation`` or ``test``): averages over an epoch, one curve each.
+    def log_step(self, part: Part, step: StepOutput) -> None:
+        """Log the loss and the metrics of a batch."""
+        self.log_part(part, step.weight, loss=step.loss)
+        for name, (mean, weight) in step.metrics.items():
+            self.log_part(part, weight, **{name: mean})
 
-        The progress bar shows the last training batch and the last validation.
+    def log_part(self, part: Part, weight: int, **metrics: Tensor) -> None:
+        """Log metrics as ``PART/NAME``, averaged over the epoch.
+
+        The progress bar shows the latest training batch and the latest validation.
 
         Args:
-            part: What the batch belongs to.
-            weight: What the metrics of this batch count for in the average: sequences, frames or tokens.
+            part: The data split of the batch.
+            weight: Number of elements of the batch: its weight in the average.
             **metrics: Means over the batch.
         """
         if part == "train":
             self.log_dict(dict(metrics), prog_bar=True, logger=False)
-        averages = {f"{part}/{name}": value.to(self.metric_dtype) for name, value in metrics.items()}
+        # the mean of no elements is NaN, which a weight of 0 would not remove from the sum
+        means = {f"{part}/{name}": mean.to(self.metric_dtype) if weight else 0.0 for name, mean in metrics.items()}
         self.log_dict(
-            averages,
+            means,
             on_step=False,
             on_epoch=True,
             prog_bar=part == "validation",
-            # a tensor, because Lightning rounds the mean of integers over the processes down
+            # a tensor, because Lightning truncates the mean of integers over processes
             batch_size=torch.tensor(weight, dtype=self.metric_dtype),  # type: ignore[arg-type]
             sync_dist=True,
         )
 
-    def probe_loss(self, batch: Batch) -> Tensor | None:
-        """The loss on one batch, from the initial state of the cells; nothing is logged, and no trainer is needed.
+    def configure_callbacks(self) -> list[Callback]:
+        return [AveragedWeights()]
 
-        What looks into the cells (:mod:`app.diagnostics.probe`) calls it on a copy of the task in float64. None, the
-        default, says that the task is not to be looked into.
-        """
-        return None
+    def configure_optimizers(self) -> Any:
+        optimizer = optimizer_by_role(self, self.make_optimizer, self.make_orthogonal_optimizer)
+        follow_optimizer(self, optimizer)  # cells that rebase an orthogonal weight count the optimizer's steps
+        if self.lr_schedule == "constant":
+            return optimizer
+        scheduler = make_schedule(self.lr_schedule, optimizer, self._total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def observe_batch(self, board: Board, batch: Batch, outputs: Any, batch_idx: int) -> None:
-        """Show, or collect for :meth:`observe_epoch`, what a validation batch gave; nothing by default.
+    def _total_steps(self) -> int:
+        """Return the number of optimizer steps of the whole run."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        if steps > 0:
+            return steps
+        # Lightning cannot count the batches of a stream with random windows; its data module can
+        accumulate = self.trainer.accumulate_grad_batches
+        batches = self.trainer.datamodule.batches_in_epochs(self.trainer.max_epochs)  # type: ignore[attr-defined]
+        return sum(ceil(count / accumulate) for count in batches)
 
-        Called after the validation step, in all processes, in validations whose pictures are shown (some ten in a run).
-        Batch 0 begins a validation.
+    def keep_hyperparameters(self, cell: Cell, **arguments: Any) -> None:
+        """Store the arguments of this task as plain data, so that ``load_from_checkpoint`` rebuilds it.
+
+        Plain data load with ``weights_only=True``. The cell and the optimizers are described by the objects that their
+        factories made, so classes, partials and lambdas all serve as factories.
 
         Args:
-            board: Where to show it.
+            cell: The cell.
+            **arguments: Further arguments of the task's constructor.
+        """
+        hyperparameters = {
+            "cell": {"class_path": class_path(type(cell)), "init_args": cell.init_args},
+            **arguments,
+            "optimizer": _describe(self.make_optimizer),
+            "orthogonal_optimizer": self.make_orthogonal_optimizer and _describe(self.make_orthogonal_optimizer),
+            "lr_schedule": self.lr_schedule,
+            "_instantiator": INSTANTIATOR,
+        }
+        set_hyperparameters(self, hyperparameters)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a task as Lightning does, from a checkpoint that names only cells and optimizers.
+
+        Raises:
+            UserError: if the checkpoint is damaged, or names another class or function.
+        """
+        check_classes(read_checkpoint(Path(checkpoint_path))["hyper_parameters"])
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+
+    def metrics_from_loss(self, loss: float) -> dict[str, float]:
+        """Return the metrics that follow from a loss alone, by name."""
+        return {"loss": loss}
+
+    def prediction_table(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """Convert the results of ``predict_step`` to the columns of the table that ``predict`` writes."""
+        return predictions
+
+    def prediction_summary(self, predictions: Sequence[dict[str, Any]]) -> str:
+        """Return one line that ``predict`` prints about its table; nothing by default."""
+        return ""
+
+    def show_batch(self, board: Board, batch: Batch, outputs: Any, batch_idx: int) -> None:
+        """Show figures of a validation batch, or collect data for :meth:`show_epoch`. Does nothing by default.
+
+        All processes call it after the validation step, in about ten validations of a run.
+
+        Args:
+            board: Where to show them.
             batch: The batch.
-            outputs: What ``validation_step`` returned.
-            batch_idx: Count of the batch in this validation, from 0.
+            outputs: ``outputs`` of :meth:`shared_step`.
+            batch_idx: Index of the batch in this validation; 0 for the first.
         """
 
-    def observe_epoch(self, board: Board) -> None:
-        """Show what a validation gave, after its last batch, in all processes; nothing by default."""
+    def show_epoch(self, board: Board) -> None:
+        """Show figures of a whole validation, after its last batch, in all processes. Does nothing by default."""
 
 
-def valid_steps(batch: Batch) -> Tensor:
-    """True (B, T) at the steps before ``lengths``; everywhere if there are no ``lengths``."""
-    count, steps = batch["inputs"].shape[:2]
-    lengths_B = batch.get("lengths", torch.tensor([steps] * count)).to(batch["inputs"].device)
-    return torch.arange(steps, device=lengths_B.device) < lengths_B[:, None]
-
-
-def last_step(y_BTH: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """What (B, H) stands at step ``lengths`` - 1 of each row, or at the last one."""
-    if lengths_B is None:
-        return y_BTH[:, -1]
-    return y_BTH[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
-
-
-def _description(factory: OptimizerFactory) -> dict[str, Any]:
-    """Class and arguments of the optimiser that ``factory`` makes."""
+def _describe(factory: OptimizerFactory) -> dict[str, Any]:
+    """Return class path and arguments of the optimizer that ``factory`` makes."""
     optimizer = factory([nn.Parameter(torch.zeros(1))])
     accepted = inspect.signature(type(optimizer)).parameters
     arguments = {name: value for name, value in optimizer.defaults.items() if name in accepted}

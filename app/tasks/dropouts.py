@@ -1,6 +1,6 @@
-"""The dropouts of AWD-LSTM (Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language Models", ICLR 2018).
+"""The dropout layers of AWD-LSTM (Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language Models", 2018).
 
-All of them scale what is left by 1 / (1 - p), and do nothing outside of training.
+All scale the remaining entries by 1 / (1 - p), and do nothing in evaluation mode.
 
 Shapes: B batch, T time, H features, V words.
 """
@@ -17,7 +17,7 @@ from cells import Cell
 
 
 class _MaskedDropout(nn.Module):
-    """What both dropouts share: a probability and masks of 0 and 1 / (1 - p)."""
+    """Base of dropout layers that draw masks of 0 and 1 / (1 - p)."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -31,10 +31,10 @@ class _MaskedDropout(nn.Module):
 
 
 class LockedDropout(_MaskedDropout):
-    """Dropout of the same features in all steps of a window, other ones in each row.
+    """Dropout of features with one mask for all steps of a window. Each row has its own mask.
 
     Args:
-        p: Probability that a feature is dropped.
+        p: Probability of dropping a feature.
     """
 
     def forward(self, x_BTH: Tensor) -> Tensor:
@@ -45,14 +45,14 @@ class LockedDropout(_MaskedDropout):
 
 
 class WordDropout(_MaskedDropout):
-    """Dropout of whole words: all of a window's occurrences of a word have its embedding, or none.
+    """Dropout of whole words: the embedding of a word is dropped in all its occurrences in a window, or in none.
 
     Args:
-        p: Probability that a word is dropped.
+        p: Probability of dropping a word.
     """
 
     def forward(self, words_BT: Tensor, weight_VH: Tensor) -> Tensor:
-        """The embeddings of ``words_BT``, rows of ``weight_VH``."""
+        """Return the embeddings of ``words_BT``, rows of ``weight_VH``, after dropout."""
         x_BTH = F.embedding(words_BT, weight_VH)
         if not self.training or self.p == 0:
             return x_BTH
@@ -60,9 +60,9 @@ class WordDropout(_MaskedDropout):
 
 
 def run_with_weight_dropout(cell: Cell, p: float, x_BTH: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """A cell with some of the entries of its ``weight_hh`` dropped, the same ones in all steps and rows.
+    """Run a cell with dropout of the entries of its ``weight_hh``, with one mask for all steps and rows.
 
-    The weight is replaced for this call only, as a function's argument, so this works under every engine.
+    The weight is replaced for this call only, as a function argument, so every engine supports it.
     """
     if not cell.training or p == 0:
         return cell(x_BTH, state)  # type: ignore[no-any-return]  # nn.Module's __call__ is untyped

@@ -1,6 +1,6 @@
-"""Floating-point operations of a cell: by formula where it is made of a drive and a core, else counted.
+"""Floating-point operations of a cell.
 
-Shapes: B batch, T time, H hidden_size, G = gates x H, D channels that reach the gate weights.
+Shapes: B batch, T time, I input_size.
 """
 
 from __future__ import annotations
@@ -10,43 +10,29 @@ import copy
 from torch.utils.flop_counter import FlopCounterMode
 
 from cells.cell import Cell
-from cells.driven import DrivenCell, Flops
-from cells.drives import Identity
+from cells.introspection import Flops
 from cells.validation import positive_int
 
 
 def flops(cell: Cell, T: int, batch: int, *, input_grad: bool = False) -> Flops:
-    """Operations of the matrix products over a sequence of T steps, each multiplication and each addition as one.
+    """Return the operations of the matrix products over a sequence of T steps; multiplications and additions count 1.
 
-    They are what ``torch.utils.flop_counter`` counts, under any engine. What works element by element (drives, gates)
-    is not in it, nor the exponential or Cayley map of an orthogonal weight, whose price does not depend on T.
-
-        forward = 2 B T (D + H) G, and what making the weight U takes (:meth:`DrivenCell.weight_flops`);
-        backward = the same for the weights, 2 B (T - 1) H G for h, and 2 B T D G for the input where it is asked for.
-
-    Of any other cell they are counted by torch over its step loop, without computing it.
+    They are the operations that ``torch.utils.flop_counter`` counts, under any engine. Elementwise operations (drives,
+    gates) are not included, nor is the exponential or Cayley map of an orthogonal weight, which does not depend on T.
+    The cell gives them by formula (:meth:`cells.introspection.Introspection.flops`), or torch counts them in the step
+    loop without computing it.
 
     Args:
         cell: The cell.
         T: Number of steps.
         batch: Number of rows, B.
-        input_grad: Whether a gradient of the input is needed, as it is above another layer.
+        input_grad: Whether the input needs a gradient, as above another layer.
 
     Raises:
-        ValueError: if T or batch is no positive integer.
+        ValueError: if T or batch is not a positive integer.
     """
-    BT = positive_int("batch", batch) * positive_int("T", T)
-    if not isinstance(cell, DrivenCell):
-        return _counted(cell, T, batch, input_grad)
-    G, D = cell.weight_ih.shape
-    if cell.drive.linear and not isinstance(cell.drive, Identity):
-        D += cell.bias_ih is not None  # the bias is the weight of a driven 1
-        input_grad = input_grad or any(True for _ in cell.drive.parameters())  # learned, they stand before the weight
-    H = cell.hidden_size
-    forward = 2 * BT * (D + H) * G
-    backward = forward + 2 * (BT - batch) * H * G + (2 * BT * D * G if input_grad else 0)
-    make_weight = cell.weight_flops()
-    return Flops(forward + make_weight.forward, backward + make_weight.backward)
+    known = cell.flops(positive_int("T", T), positive_int("batch", batch), input_grad=input_grad)
+    return _counted(cell, T, batch, input_grad) if known is None else known
 
 
 def _counted(cell: Cell, T: int, batch: int, input_grad: bool) -> Flops:

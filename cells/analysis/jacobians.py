@@ -1,15 +1,15 @@
-r"""How much of a state reaches the end: dh_T/dh_t, measured, and what the theory of momentum says of it.
+r"""The Jacobian dh_T/dh_t: how much of a state reaches the end, measured and by the theory of momentum.
 
-For the momentum cell with sigma = tanh, h_t = sigma(v_t + U h_{t-1}), v_t = mu v_{t-1} + s a_t, write
-D_k = diag(sigma'(sigma^-1(h_k))) and Sigma_k = diag((sigma^-1)'(h_k)) = D_k^-1. There are three different things:
+For the momentum cell with sigma = tanh, h_t = sigma(v_t + U h_{t-1}), v_t = mu v_{t-1} + s a_t, let
+D_k = diag(sigma'(sigma^-1(h_k))) and Sigma_k = diag((sigma^-1)'(h_k)) = D_k^-1. Three quantities are different:
 
-1. dh_T/dh_t with the drive v as it is, what back-propagation multiplies by: D_T U D_{T-1} U .. D_{t+1} U. It has no mu.
-2. The product of the analysis of Nguyen et al. (NeurIPS 2020, the section on vanishing gradients), which writes
-   h_{k+1} = sigma(U (h_k - mu h_{k-1}) + mu sigma^-1(h_k) + s a_{k+1}) and multiplies the derivatives of one step by
-   h_k alone: D_{k+1} (U + mu Sigma_k), k = t .. T-1.
-3. The derivative of that rewritten recurrence by h_t, h_{t-1} held fixed, without leaving out that h_{k-1} depends on
-   h_t too. To move h_t while h_{t-1} and U stay is to move v_t by Sigma_t dh_t, so it is
-   sum over k = t .. T of mu^(k-t) (dh_T/dh_k) D_k Sigma_t: what enters through the *drive* at step t and goes on in it.
+1. dh_T/dh_t for a fixed drive v, by which back-propagation multiplies: D_T U D_{T-1} U .. D_{t+1} U. It contains no mu.
+2. The product in the analysis of Nguyen et al. (NeurIPS 2020, the section on vanishing gradients). They write
+   h_{k+1} = sigma(U (h_k - mu h_{k-1}) + mu sigma^-1(h_k) + s a_{k+1}) and multiply the derivatives of one step with
+   respect to h_k alone: D_{k+1} (U + mu Sigma_k), k = t .. T-1.
+3. The derivative of that rewritten recurrence with respect to h_t for a fixed h_{t-1}, including the dependence of
+   h_{k-1} on h_t. Moving h_t for fixed h_{t-1} and U means moving v_t by Sigma_t dh_t. The derivative is therefore the
+   sum over k = t .. T of mu^(k-t) (dh_T/dh_k) D_k Sigma_t: the effect of a change of the *drive* at step t.
 
 Shapes: T time, H hidden_size, R rows: entries of h_T.
 """
@@ -25,12 +25,8 @@ from torch import Tensor
 
 from cells.analysis.recording import gradients_through_time, recording
 from cells.cell import Cell
-from cells.cores.tanh import RNNCore
-from cells.driven import DrivenCell
-from cells.drives import Momentum
-from cells.nesterov import Nesterov
 
-ROWS = 32  # entries of h_T asked for at once: memory is that of this many sequences
+ROWS = 32  # entries of h_T per backward pass, which needs the memory of as many sequences
 
 
 @dataclass(frozen=True)
@@ -39,10 +35,10 @@ class Jacobians:
 
     Attributes:
         steps: t, counted from 1; the last is T.
-        measured: ||dh_T/dh_t||, the other parts of the state held fixed.
-        bound: ||U||^(T-t) times the largest entries of D_{t+1} .. D_T, which ``measured`` cannot exceed; None for other
-            cells than tanh networks.
-        published: Norm of the published product (2 above); None for other cells than tanh networks with fixed momentum.
+        measured: ||dh_T/dh_t|| for fixed other parts of the state.
+        bound: ||U||^(T-t) times the largest entries of D_{t+1} .. D_T, an upper bound of ``measured``; None if the cell
+            is not a tanh network.
+        published: Norm of the published product (2 above); None if the cell is not a tanh network with fixed momentum.
         through_drive: Norm of the derivative of the rewritten recurrence (3 above); None likewise.
     """
 
@@ -54,20 +50,20 @@ class Jacobians:
 
 
 def jacobians(cell: Cell, x_TI: Tensor, points: int = 48) -> Jacobians:
-    """dh_T/dh_t of one sequence, at ``points`` steps t that are evenly spaced.
+    """Return the norms of dh_T/dh_t for one sequence, at ``points`` evenly spaced steps t.
 
-    The sequence is run in equal rows, each of which asks for one entry of h_T, so that a backward pass gives as many
-    rows of all the matrices.
+    The batch repeats the sequence, and each row asks for the gradient of one entry of h_T, so that one backward pass
+    computes as many rows of all matrices.
 
     Args:
-        cell: Any cell; in float64 small norms are not rounded to 0.
-        x_TI: One sequence of its inputs.
-        points: Number of steps t, or fewer where T is smaller.
+        cell: Any cell; use float64 so that small norms are not rounded to 0.
+        x_TI: One sequence of inputs.
+        points: Number of steps t, at most T.
     """
     T, H = len(x_TI), cell.hidden_size
     indices = sorted({round(t) for t in torch.linspace(0, T - 1, points).tolist()})
-    tanh = isinstance(cell, RNNCore) and not isinstance(cell, Nesterov)  # sigma(v + U h) and no more
-    momentum = _fixed_momentum(cell) if tanh else None
+    network = cell.tanh_network()
+    momentum = None if network is None else network.momentum
     J_chunks, through_chunks = [], []
     with _frozen(cell), torch.enable_grad():
         for units in torch.split(torch.arange(H, device=x_TI.device), ROWS):
@@ -80,11 +76,10 @@ def jacobians(cell: Cell, x_TI: Tensor, points: int = 48) -> Jacobians:
             if momentum is not None:
                 through_chunks.append(_through_drive(J_TRH, slopes_TH, momentum, indices))
     bound = published = None
-    if tanh:
-        assert isinstance(cell, RNNCore)
-        bound = _bound(cell.weight_hh.detach(), slopes_TH)[indices]
+    if network is not None:
+        bound = _bound(network.weight, slopes_TH)[indices]
         if momentum is not None:
-            published = _published(cell.weight_hh.detach(), slopes_TH, momentum, indices)
+            published = _published(network.weight, slopes_TH, momentum, indices)
     measured = torch.linalg.matrix_norm(torch.cat(J_chunks, 1), ord=2)
     through = torch.linalg.matrix_norm(torch.cat(through_chunks, 1), ord=2) if through_chunks else None
     return Jacobians([index + 1 for index in indices], measured, bound, published, through)
@@ -92,7 +87,7 @@ def jacobians(cell: Cell, x_TI: Tensor, points: int = 48) -> Jacobians:
 
 @contextmanager
 def _frozen(cell: Cell) -> Iterator[None]:
-    """While the block runs no parameter asks for a gradient."""
+    """Disable the gradients of all parameters inside the block."""
     parameters = [parameter for parameter in cell.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -103,15 +98,8 @@ def _frozen(cell: Cell) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _fixed_momentum(cell: Cell) -> float | None:
-    if not isinstance(cell, DrivenCell) or not isinstance(cell.drive, Momentum):
-        return None
-    momentum = cell.drive.momentum()
-    return float(momentum) if not isinstance(momentum, Tensor) or momentum.numel() == 1 else None
-
-
 def _bound(weight_HH: Tensor, slopes_TH: Tensor) -> Tensor:
-    """||U||^(T-t) max D_{t+1} .. max D_T, for every t."""
+    """Return ||U||^(T-t) max D_{t+1} .. max D_T, for every t."""
     factors_T = torch.linalg.matrix_norm(weight_HH, ord=2) * slopes_TH.max(1).values
     later_T = torch.cat([factors_T[1:], torch.ones_like(factors_T[:1])])
     return later_T.flip(0).cumprod(0).flip(0)
@@ -123,7 +111,7 @@ def _published(weight_HH: Tensor, slopes_TH: Tensor, momentum: float, indices: S
     for t in reversed(range(len(slopes_TH))):
         if t in indices:
             norms[t] = torch.linalg.matrix_norm(product_HH, ord=2)
-        if t:  # the derivative of h_t by h_{t-1}
+        if t:  # the derivative of h_t with respect to h_{t-1}
             factor_HH = slopes_TH[t, :, None] * (weight_HH + torch.diag(momentum / slopes_TH[t - 1]))
             product_HH = product_HH @ factor_HH
     return torch.stack([norms[t] for t in indices])
@@ -131,7 +119,7 @@ def _published(weight_HH: Tensor, slopes_TH: Tensor, momentum: float, indices: S
 
 def _through_drive(J_TRH: Tensor, slopes_TH: Tensor, momentum: float, indices: Sequence[int]) -> Tensor:
     found = {}
-    by_drive_RH = torch.zeros_like(J_TRH[0])  # dh_T/dv_t, with all that v_t goes on to be
+    by_drive_RH = torch.zeros_like(J_TRH[0])  # dh_T/dv_t, including the later v that depend on v_t
     for t in reversed(range(len(J_TRH))):
         by_drive_RH = J_TRH[t] * slopes_TH[t] + momentum * by_drive_RH
         if t in indices:

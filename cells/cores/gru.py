@@ -1,4 +1,4 @@
-"""Gated recurrent units over every drive.
+"""Gated recurrent units with every drive.
 
 Shapes: B batch, H hidden_size.
 """
@@ -33,6 +33,7 @@ class GRUCore(GatedCore):
     gates = 3
     gate_names = ("r", "z", "n")
     keeps = 1
+    keeps_name = "update gate"
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.gru)
     recurrence = GRURecurrence
 

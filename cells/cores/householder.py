@@ -1,49 +1,46 @@
 """Recurrent networks whose orthogonal recurrent weight is a product of reflections.
 
-torch's own parametrisation by reflections (``torch.nn.utils.parametrizations.orthogonal``) was not taken: for a square
-weight it always multiplies H of them, and how many there are is what this cell is about.
+torch's own parametrization by reflections (``torch.nn.utils.parametrizations.orthogonal``) does not fit: for a square
+weight it always multiplies H of them, and the number of reflections is the subject of this cell.
 
 Shapes: H hidden_size, R reflections.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from cells.cores.modrelu import ModReLUCore
-from cells.driven import Flops, IdentityDriven
-from cells.drives import Drive
+from cells.driven import IdentityDriven
 from cells.engines.precision import no_autocast
+from cells.introspection import Flops
 from cells.validation import positive_int
 
 
 class HouseholderCore(ModReLUCore):
     """h_t = modReLU(v_t + U h_{t-1}), U = P_1 P_2 .. P_R, P_r = I - 2 w_r w_r^T / |w_r|^2; w_r is 0 before entry r.
 
-    Every orthogonal matrix of determinant (-1)^R is reached with R = H; with fewer, a part of them by R / H of the
+    R = H reflections reach every orthogonal matrix of determinant (-1)^R. Fewer reach a part of them, with R / H of the
     operations.
 
-    Parameters beside those of modReLU cells: ``vectors``, the entries of w_1, .., w_R that are not 0, as the lower
-    triangle of a matrix (H, R) in rows; standard normal at the start; their role for optimisers is ``orthogonal``.
+    Parameters in addition to those of modReLU cells: ``vectors``, the entries of w_1, .., w_R that are not 0, row by
+    row as the lower triangle of a matrix (H, R). They are initialized as standard normal numbers, and their role for
+    optimizers is ``orthogonal``.
 
     Args:
-        reflections: R, at most hidden_size; None: hidden_size.
+        reflections: R, at most hidden_size; None means hidden_size.
     """
 
     roles: ClassVar[dict[str, str]] = {"vectors": "orthogonal"}
 
-    @abstractmethod
-    def __init__(
-        self, input_size: int, hidden_size: int, *, drive: Drive, reflections: int | None = None, **driven: Any
-    ) -> None:
-        super().__init__(input_size, hidden_size, drive=drive, **driven)
+    def __init__(self, input_size: int, hidden_size: int, *, reflections: int | None = None, **core: Any) -> None:
+        super().__init__(input_size, hidden_size, **core)
         self.reflections = hidden_size if reflections is None else positive_int("reflections", reflections)
         if self.reflections > hidden_size:
-            raise ValueError(f"reflections is {reflections}; at most hidden_size = {hidden_size} is expected")
+            raise ValueError(f"reflections must be at most hidden_size = {hidden_size}, got {reflections}")
         self.vectors = nn.Parameter(torch.empty(self.places().shape[1]))
         self.reset_parameters()
 
@@ -52,11 +49,11 @@ class HouseholderCore(ModReLUCore):
         nn.init.normal_(self.vectors)
 
     def places(self) -> Tensor:
-        """Rows and columns of the entries of ``vectors`` in the matrix of the w_r."""
+        """Return the rows and columns of the entries of ``vectors`` in the matrix of the w_r."""
         return torch.tril_indices(self.hidden_size, self.reflections, device=self.weight_ih.device)
 
     def recurrent_weight(self) -> Tensor:
-        """I - W T^-1 W^T with W = [w_1 .. w_R] and T the upper triangle of W^T W, its diagonal halved."""
+        """Return I - W T^-1 W^T with W = [w_1 .. w_R] and T the upper triangle of W^T W, its diagonal halved."""
         rows, columns = self.places()
         with no_autocast(self.vectors):
             W_HR = self.vectors.new_zeros(self.hidden_size, self.reflections).index_put((rows, columns), self.vectors)
@@ -74,6 +71,6 @@ class HouseholderRNN(IdentityDriven, HouseholderCore):
     """h_t = modReLU(W x_t + U h_{t-1}), U = P_1 P_2 .. P_R a product of reflections.
 
     Source: Mhammedi, Hellicar, Rahman and Bailey, "Efficient Orthogonal Parametrisation of Recurrent Neural Networks
-    Using Householder Reflections", ICML 2017, with modReLU in place of its leaky ReLU: what U is made of is then all
-    that is different from :class:`ExpRNN`.
+    Using Householder Reflections", ICML 2017, with modReLU instead of its leaky ReLU, so that this cell differs from
+    :class:`ExpRNN` only in the construction of U.
     """

@@ -1,11 +1,10 @@
-"""JANET, the LSTM with a forget gate only, over every drive.
+"""JANET, an LSTM with only a forget gate, with every drive.
 
 Shapes: B batch, K steps of a chunk, H hidden_size, Z = G = 2 x H.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +14,12 @@ from torch import Tensor
 from cells.cores.gated import GatedCore
 from cells.cores.tanh import RNNState
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven
-from cells.drives import Drive
 from cells.engines.bptt import Recurrence, sigmoid_backward, tanh_backward
 from cells.validation import number_in
 
 
 class JANETRecurrence(Recurrence):
-    """f, g = z; h = sig(f) h_{t-1} + (1 - sig(f - lag)) tanh(g). The core's own tensor is the lag."""
+    """f, g = z; h = sig(f) h_{t-1} + (1 - sig(f - lag)) tanh(g). The core's parameter is the lag."""
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
@@ -67,12 +65,12 @@ class JANETRecurrence(Recurrence):
 class JANETCore(GatedCore):
     """f, g = v_t + u_t; h_t = sig(f) h_{t-1} + (1 - sig(f - lag)) tanh(g).
 
-    Source: van der Westhuizen and Lasenby, "The unreasonable effectiveness of the forget gate", 2018. They start it
-    with the chrono initialisation, ``max_timescale``.
+    Source: van der Westhuizen and Lasenby, "The unreasonable effectiveness of the forget gate", 2018. They use the
+    chrono initialization, ``max_timescale``.
 
     Args:
-        lag: How far below the forget gate's the gate for the new lies, before the sigmoid: 1 as published (there called
-            beta), 0 for one and the same gate.
+        lag: Difference between the pre-activations of the forget gate and of the input gate: 1 as published (there
+            called beta); 0 ties the two gates.
     """
 
     gates = 2
@@ -80,10 +78,9 @@ class JANETCore(GatedCore):
     keeps = 0
     recurrence = JANETRecurrence
 
-    @abstractmethod
-    def __init__(self, input_size: int, hidden_size: int, *, drive: Drive, lag: float = 1.0, **driven: Any) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, lag: float = 1.0, **core: Any) -> None:
         self.lag = number_in("[0, inf)", "lag", lag)
-        super().__init__(input_size, hidden_size, drive=drive, **driven)
+        super().__init__(input_size, hidden_size, **core)
 
     def own_parameters(self) -> tuple[Tensor, ...]:
         return (self.weight_ih.new_tensor(self.lag),)

@@ -1,11 +1,10 @@
-"""Long short-term memory over every drive.
+"""Long short-term memory with every drive.
 
 Shapes: B batch, H hidden_size.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from cells.cores.gated import GatedCore
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
-from cells.drives import Drive
 from cells.engines.bptt import LSTMRecurrence
 from cells.validation import number_in
 
@@ -32,8 +30,8 @@ class LSTMCore(GatedCore):
     Source: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000; gate order i, f, g, o.
 
     Args:
-        forget_bias: Value of the forget block of both biases after initialisation, so that their sum acts at step_size
-            1 without momentum; None keeps what ``init`` gives.
+        forget_bias: Initial value of the forget block in both biases; without a drive their sum acts on the gate. None
+            leaves the biases that ``init`` gives.
     """
 
     gates = 4
@@ -43,17 +41,14 @@ class LSTMCore(GatedCore):
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
     recurrence = LSTMRecurrence
 
-    @abstractmethod
-    def __init__(
-        self, input_size: int, hidden_size: int, *, drive: Drive, forget_bias: float | None = None, **driven: Any
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, *, forget_bias: float | None = None, **core: Any) -> None:
         self.forget_bias = None if forget_bias is None else number_in("(-inf, inf)", "forget_bias", forget_bias)
-        super().__init__(input_size, hidden_size, drive=drive, **driven)
+        super().__init__(input_size, hidden_size, **core)
         if forget_bias is not None and self.bias_ih is None:
-            raise ValueError(f"forget_bias is {forget_bias}, but bias is False: None is expected")
+            raise ValueError(f"forget_bias must be None without biases (bias is False), got {forget_bias}")
         if forget_bias is not None and self.max_timescale is not None:
             raise ValueError(
-                f"forget_bias is {forget_bias} and max_timescale is {self.max_timescale}: one of them is expected"
+                f"forget_bias must be None if max_timescale sets the bias ({self.max_timescale}), got {forget_bias}"
             )
 
     def reset_parameters(self) -> None:
@@ -80,14 +75,14 @@ class LSTMCore(GatedCore):
 class LSTM(IdentityDriven, LSTMCore):
     """c_t = sig(f) c_{t-1} + sig(i) tanh(g), h_t = sig(o) tanh(c_t); i, f, g, o = W x_t + b_ih + U h_{t-1} + b_hh.
 
-    The same numbers and parameter names as torch.nn.LSTM with one layer.
+    It equals torch.nn.LSTM with one layer, in values and parameter names.
     """
 
 
 class MomentumLSTM(MomentumDriven, LSTMCore):
     """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = mu v_{t-1} + s a_t.
 
-    Exactly an LSTM on the filtered input [x~_t, s~_t], x~_t = mu x~_{t-1} + s x_t and s~ the filtered 1.
+    It equals an LSTM on the filtered input [x~_t, s~_t] with x~_t = mu x~_{t-1} + s x_t and s~ the filtered 1.
 
     Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020.
     """
@@ -96,8 +91,8 @@ class MomentumLSTM(MomentumDriven, LSTMCore):
 class SRLSTM(SRDriven, LSTMCore):
     """LSTM with v_t in place of a_t = W x_t + b_ih: v_t = (k-1)/(k+2) v_{t-1} + s a_t, k = 1, .., F, 1, ...
 
-    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020. What its
-    public code for MNIST and TIMIT calls by this name is :class:`NesterovLSTM`.
+    Source: Nguyen et al., "MomentumRNN: Integrating Momentum into Recurrent Neural Networks", NeurIPS 2020. Its
+    public code for MNIST and TIMIT uses this name for :class:`NesterovLSTM`.
     """
 
 

@@ -1,17 +1,15 @@
-"""Recurrent networks with an orthogonal recurrent weight, over every drive.
+"""Recurrent networks with an orthogonal recurrent weight, with every drive.
 
-The map from skew-symmetric matrices to orthogonal ones, and its base, are geotorch's ``SO``, by the author of the
-method. It was taken rather than torch's own ``parametrizations.orthogonal`` because that stores H^2 numbers of which
-H(H-1)/2 act, cannot be started from a skew-symmetric matrix, projects by itself whenever the base is assigned, and
-comes only as a parametrisation, which gives the module a class of its own that cannot be pickled. ``SO`` is used as
-the plain module that it is.
+The map from skew-symmetric to orthogonal matrices, and its base, are geotorch's ``SO``, by the author of the method,
+used as a plain module. torch's own ``parametrizations.orthogonal`` does not fit: it stores H^2 numbers of which only
+H(H-1)/2 have an effect, it cannot be initialized from a skew-symmetric matrix, it projects at each assignment of the
+base, and as a parametrization it gives the module a new class that cannot be pickled.
 
 Shapes: B batch, H hidden_size (one gate block: G = H).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from math import pi
 from typing import Any, ClassVar, Literal
 
@@ -20,37 +18,35 @@ from geotorch import SO
 from torch import Tensor, nn
 
 from cells.cores.modrelu import ModReLUCore
-from cells.driven import AdamDriven, Flops, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
-from cells.drives import Drive
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
 from cells.engines.precision import no_autocast
+from cells.introspection import Flops
 from cells.validation import one_of, positive_int
 
 
 class OrthogonalCore(ModReLUCore):
-    """h_t = modReLU(v_t + U h_{t-1}), U = B map(A), A skew-symmetric; no biases but the modReLU's.
+    """h_t = modReLU(v_t + U h_{t-1}), U = B map(A), A skew-symmetric; the bias of modReLU is the only bias.
 
-    Parameters beside those of modReLU cells: ``skew``, the H(H-1)/2 entries of A below its diagonal, in rows, whose
-    role for optimisers is ``orthogonal``. Buffer: the base B, here the identity (static trivialisation).
+    Parameters in addition to those of modReLU cells: ``skew``, the H(H-1)/2 entries of A below its diagonal, row by
+    row, whose role for optimizers is ``orthogonal``. Buffer: the base B, here the identity (static trivialization).
 
     Args:
-        skew_init: A is made of 2 x 2 blocks [[0, s], [-s, 0]]: ``cayley`` draws s = -tan(u/2), u ~ U(0, pi/2) (Helfrich
-            et al. 2018), ``henaff`` draws s ~ U(-pi, pi) (Henaff et al. 2016).
+        skew_init: The initial A has 2 x 2 blocks [[0, s], [-s, 0]] on its diagonal: ``cayley`` draws s = -tan(u/2) with
+            u ~ U(0, pi/2) (Helfrich et al. 2018), ``henaff`` draws s ~ U(-pi, pi) (Henaff et al. 2016).
     """
 
     trivialization: ClassVar[str]
     roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}
 
-    @abstractmethod
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         *,
-        drive: Drive,
         skew_init: Literal["cayley", "henaff"] = "cayley",
-        **driven: Any,
+        **core: Any,
     ) -> None:
-        super().__init__(input_size, hidden_size, drive=drive, **driven)
+        super().__init__(input_size, hidden_size, **core)
         H = self.hidden_size
         self.skew_init = one_of("skew_init", skew_init, ("cayley", "henaff"))
         self.skew = nn.Parameter(torch.empty(H * (H - 1) // 2))
@@ -59,7 +55,7 @@ class OrthogonalCore(ModReLUCore):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the parameters anew, at the identity as base."""
+        """Draw new initial parameters, with the identity as base."""
         super().reset_parameters()
         nn.init.eye_(self.manifold.base)
         blocks = draw_angles(self.skew_init, self.skew.new_empty(self.hidden_size // 2))
@@ -87,44 +83,42 @@ def draw_angles(skew_init: str, angles: Tensor) -> Tensor:
 
 
 class DTRIVCore(OrthogonalCore):
-    """h_t = modReLU(v_t + U h_{t-1}), U = B exp(A), with the base B moved to U every few optimiser steps.
+    """h_t = modReLU(v_t + U h_{t-1}), U = B exp(A), with the base B moved to U every few optimizer steps.
 
-    At the start B = exp(A) of the initial A, and A = 0. To rebase is to set B = U, A = 0: U stays what it is, and its
-    gradient is again that of the exponential map at 0. The optimiser's own averages are left as they are, although
-    they belong to the old base; the public code of expRNN does the same.
+    Initially B = exp(A) for the drawn A, and A = 0. A rebase sets B = U and A = 0: U does not change, and its gradient
+    is again that of the exponential map at 0. The moving averages of the optimizer stay, although they belong to the
+    old base; the public code of expRNN does the same.
 
-    Steps must be told: ``follow_optimizer(model, optimizer)`` once, or ``after_optimizer_step()`` after each step. A
-    cell that is told nothing never rebases. The count is of optimiser steps, not of forward passes, so accumulated
-    gradients all belong to one base. The base and both counts are buffers, so a resumed run rebases where the
-    undisturbed one would.
+    The cell counts optimizer steps: call ``follow_optimizer(model, optimizer)`` once, or ``after_optimizer_step()``
+    after each step. Without these calls it never rebases. Because the count is of optimizer steps and not of forward
+    passes, accumulated gradients all belong to one base. The base and both counts are buffers, so that a resumed run
+    rebases at the same steps as an uninterrupted one.
 
     Source: Lezcano-Casado, "Trivializations for Gradient-Based Optimization on Manifolds", NeurIPS 2019.
 
     Args:
-        rebase_every: K, the number of optimiser steps after which the base is moved; None: never again after the start
-            ("infty" in the public code).
-        project_every: M, the number of rebases after which the base is projected on the orthogonal matrices, against
-            the rounding that adds up in it.
+        rebase_every: K, the number of optimizer steps between two rebases; None disables rebasing after the
+            initialization ("infty" in the public code).
+        project_every: M, the number of rebases between two projections of the base onto the orthogonal matrices, which
+            remove its accumulated rounding errors.
     """
 
     trivialization = "expm"
     steps: Tensor
     rebases: Tensor
 
-    @abstractmethod
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         *,
-        drive: Drive,
         rebase_every: int | None = 100,
         project_every: int = 100,
         **orthogonal: Any,
     ) -> None:
         self.rebase_every = None if rebase_every is None else positive_int("rebase_every", rebase_every)
         self.project_every = positive_int("project_every", project_every)
-        super().__init__(input_size, hidden_size, drive=drive, **orthogonal)
+        super().__init__(input_size, hidden_size, **orthogonal)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -133,7 +127,7 @@ class DTRIVCore(OrthogonalCore):
         self.register_buffer("rebases", torch.zeros((), dtype=torch.int64, device=self.skew.device))
 
     def after_optimizer_step(self) -> None:
-        """Count an optimiser step, and rebase if it is the one."""
+        """Count an optimizer step, and rebase after every ``rebase_every`` of them."""
         self.steps += 1
         if self.rebase_every is None or int(self.steps) % self.rebase_every:
             return

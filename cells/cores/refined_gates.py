@@ -1,6 +1,6 @@
-"""LSTM and GRU with uniform gate initialisation and refine gates, over every drive.
+"""LSTM and GRU with uniform gate initialization and refine gates (UR), with every drive.
 
-Shapes: B batch, K steps of a chunk, H hidden_size, G = 4 x H, Z what is kept of a step (URLSTM 4 H, URGRU 5 H).
+Shapes: B batch, K steps of a chunk, H hidden_size, G = 4 x H, Z numbers kept of a step (URLSTM 4 H, URGRU 5 H).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cells.cores.gated import rest_on
+from cells.cores.gated import set_gate_bias
 from cells.cores.gru import GRUState
 from cells.cores.lstm import LSTMState
-from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, TorchCore
+from cells.cores.torch_core import TorchCore
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven
 from cells.engines.bptt import CandidateApartRecurrence, CellStateRecurrence, sigmoid_backward, tanh_backward
 
 
@@ -36,7 +37,7 @@ class URLSTMRecurrence(CellStateRecurrence):
 class URGRURecurrence(CandidateApartRecurrence):
     """f, r, s = z; n = tanh(v_n + sig(s) u_n); h = g h_{t-1} + (1 - g) n, g = refined(f, r).
 
-    z_KZB holds five blocks: those of f, r, s and u_n, to which the products are added, and v_n.
+    z_KZB has five blocks: f, r, s and u_n, to which the products are added, and v_n.
     """
 
     blocks = 4
@@ -83,13 +84,13 @@ class URGRURecurrence(CandidateApartRecurrence):
 
 
 def refine(f: Tensor, r: Tensor, out: Tensor, spare: Tensor) -> Tensor:
-    """g = 2 r f + (1 - 2 r) f^2 = f (f + 2 r (1 - f)), from the gates after their sigmoids."""
+    """Return g = 2 r f + (1 - 2 r) f^2 = f (f + 2 r (1 - f)) from the values of the gates."""
     torch.addcmul(r, r, f, value=-1, out=spare)  # r (1 - f)
     return torch.mul(f, torch.add(f, spare, alpha=2, out=spare), out=out)
 
 
 def refine_backward(f: Tensor, r: Tensor, by_g: Tensor, d_f: Tensor, d_r: Tensor) -> Tensor:
-    """g; into ``d_f`` and ``d_r`` go ``by_g`` times its derivatives by the gates before their sigmoids."""
+    """Return g, and write ``by_g`` times its derivatives with respect to the pre-activations to ``d_f`` and ``d_r``."""
     sigmoid_backward(by_g * (2 * r + (2 - 4 * r) * f), f, grad_input=d_f)
     sigmoid_backward(by_g * (2 * f * (1 - f)), r, grad_input=d_r)
     return refine(f, r, torch.empty_like(by_g), torch.empty_like(by_g))
@@ -98,8 +99,8 @@ def refine_backward(f: Tensor, r: Tensor, by_g: Tensor, d_f: Tensor, d_r: Tensor
 class URCore(TorchCore):
     """A core whose forget gate f is refined by a second gate r: g = 2 r f + (1 - 2 r) f^2, from f^2 to 1 - (1 - f)^2.
 
-    Uniform gate initialisation: b_f = -log(1/u - 1), u ~ U(1/H, 1 - 1/H), so that f starts uniform in the units, and
-    b_r = -b_f. The two biases are then trained each by itself. The gates are the first two blocks, f and r.
+    Uniform gate initialization: b_f = -log(1/u - 1), u ~ U(1/H, 1 - 1/H), so that f is initially uniform over the
+    units, and b_r = -b_f. Training changes the two biases independently. The first two gate blocks are f and r.
 
     Source: Gu, Gulcehre, Paine, Hoffman and Pascanu, "Improving the Gating Mechanism of Recurrent Neural Networks",
     ICML 2020.
@@ -110,15 +111,15 @@ class URCore(TorchCore):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         if self.bias_hh is None:
-            raise ValueError(f"bias is False, but {type(self).__name__} starts from its biases: True is expected")
+            raise ValueError(f"bias must be True for {type(self).__name__}, whose initialization sets it, got False")
         lowest = min(1 / self.hidden_size, 0.5)
         b_H = torch.empty(self.hidden_size).uniform_(lowest, 1 - lowest).logit_()
-        rest_on(self, 0, b_H)
-        rest_on(self, 1, -b_H)
+        set_gate_bias(self, 0, b_H)
+        set_gate_bias(self, 1, -b_H)
 
     @staticmethod
     def refined(f: Tensor, r: Tensor) -> Tensor:
-        """g from the gates before their sigmoids."""
+        """Return g from the pre-activations of the two gates."""
         f, r = torch.sigmoid(f), torch.sigmoid(r)
         return 2 * r * f + (1 - 2 * r) * f * f
 
@@ -162,7 +163,7 @@ class URGRUCore(URCore):
 class URLSTM(IdentityDriven, URLSTMCore):
     """c_t = g c_{t-1} + (1-g) tanh(p), h_t = sig(o) tanh(c_t); g = 2 r f + (1-2r) f^2; f, r, p, o = W x + b + U h + b'.
 
-    f and r after their sigmoids.
+    In g, f and r are the values of the gates after the sigmoid.
 
     Source: Gu, Gulcehre, Paine, Hoffman and Pascanu, "Improving the Gating Mechanism of Recurrent Neural Networks",
     ICML 2020.

@@ -1,4 +1,4 @@
-"""tanh recurrent networks over every drive.
+"""tanh recurrent networks (Elman networks) with every drive.
 
 Shapes: B batch, H hidden_size.
 """
@@ -11,8 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven, TorchCore
+from cells.cores.torch_core import TorchCore
+from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
 from cells.engines.bptt import TanhRecurrence
+from cells.introspection import TanhNetwork
 
 
 class RNNState(NamedTuple):
@@ -35,6 +37,9 @@ class RNNCore(TorchCore):
     def core_step(self, v_BG: Tensor, u_BG: Tensor, state: RNNState) -> tuple[Tensor, RNNState]:
         h_BH = torch.tanh(v_BG + u_BG)
         return h_BH, RNNState(h_BH)
+
+    def tanh_network(self) -> TanhNetwork | None:
+        return TanhNetwork(self.weight_hh.detach(), momentum=None)
 
 
 class RNN(IdentityDriven, RNNCore):

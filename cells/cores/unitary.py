@@ -1,11 +1,10 @@
-"""Recurrent networks with a unitary recurrent weight of full capacity, in complex numbers kept as pairs of real ones.
+"""Recurrent networks with a unitary recurrent weight of full capacity; complex numbers are pairs of real numbers.
 
 Shapes: B batch, K steps of a chunk, H hidden_size = 2 N, N complex units (one gate block: G = H).
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -16,14 +15,13 @@ from cells.cores.modrelu import ModReLUCore
 from cells.cores.orthogonal import draw_angles
 from cells.cores.tanh import RNNState
 from cells.driven import IdentityDriven
-from cells.drives import Drive
 from cells.engines.bptt import Recurrence
 from cells.engines.precision import no_autocast
 from cells.validation import one_of
 
 
 class ComplexModReLURecurrence(Recurrence):
-    """h = (z / |z|) relu(|z| + b), for complex z = [real part, imaginary part]; the core's own tensor is b."""
+    """h = (z / |z|) relu(|z| + b), for complex z = [real part, imaginary part]; the core's parameter is b."""
 
     def forward(
         self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
@@ -53,7 +51,7 @@ class ComplexModReLURecurrence(Recurrence):
         z_K2NB = z_KZB.view(K, 2, H // 2, B)
         size_KNB = torch.linalg.vector_norm(z_K2NB, dim=1)
         active_KNB = ((size_KNB + bias_N[:, None] > 0) & (size_KNB > 0)).to(z_KZB.dtype)
-        # along e = z / |z| the gradient passes as it is, across it is multiplied by 1 + b / |z|
+        # along e = z / |z| the gradient is unchanged, across it is multiplied by 1 + b / |z|
         size_KNB.masked_fill_(size_KNB == 0, 1)
         e_K2NB = z_K2NB / size_KNB[:, None]
         across_K1NB = (active_KNB * (1 + bias_N[:, None] / size_KNB))[:, None]
@@ -69,7 +67,7 @@ class ComplexModReLURecurrence(Recurrence):
 
 
 def _gain(z_2NB: Tensor, bias_N1: Tensor, out_NB: Tensor) -> Tensor:
-    """relu(1 + b / |z|), what modReLU multiplies z by; where z is 0 any number serves."""
+    """Return relu(1 + b / |z|), by which modReLU multiplies z; the value at z = 0 is arbitrary."""
     torch.hypot(z_2NB[0], z_2NB[1], out=out_NB)
     out_NB.masked_fill_(out_NB == 0, 1)
     return torch.div(bias_N1, out_NB, out=out_NB).add_(1).relu_()
@@ -78,37 +76,34 @@ def _gain(z_2NB: Tensor, bias_N1: Tensor, out_NB: Tensor) -> Tensor:
 class UnitaryCore(ModReLUCore):
     """h_t = modReLU(v_t + U h_{t-1}) in complex numbers, U = exp(A), A = -A^*; modReLU(z) = (z / |z|) relu(|z| + b).
 
-    h holds the real parts of the N = H / 2 complex units, then their imaginary parts, and both are output. With
+    h consists of the real parts of the N = H / 2 complex units, then of their imaginary parts; both are output. With
     U = P + i Q the recurrent weight is [[P, -Q], [Q, P]], of shape (H, H). The N^2 numbers of A reach every unitary
-    matrix: full capacity.
+    matrix (full capacity).
 
-    Parameters beside those of modReLU cells (one bias for each complex unit): ``skew`` (N, N), below its diagonal the
-    real parts of A, on it and above the imaginary parts; its role for optimisers is ``orthogonal``.
+    Parameters in addition to those of modReLU cells (one bias for each complex unit): ``skew`` (N, N), with the real
+    parts of A below the diagonal, and the imaginary parts on and above it; its role for optimizers is ``orthogonal``.
 
     Args:
-        skew_init: A starts as i times a diagonal of angles s: ``henaff`` draws s ~ U(-pi, pi), ``cayley``
-            s = -tan(u/2), u ~ U(0, pi/2), as for the orthogonal cells.
+        skew_init: The initial A is i times a diagonal of angles s: ``henaff`` draws s ~ U(-pi, pi), ``cayley`` draws
+            s = -tan(u/2) with u ~ U(0, pi/2), as for the orthogonal cells.
     """
 
     recurrence = ComplexModReLURecurrence
     roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}
 
-    @abstractmethod
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         *,
-        drive: Drive,
         skew_init: Literal["cayley", "henaff"] = "henaff",
-        **driven: Any,
+        **core: Any,
     ) -> None:
         if isinstance(hidden_size, int) and hidden_size % 2:
             raise ValueError(
-                f"hidden_size is {hidden_size}; an even number is expected: "
-                "the real and the imaginary parts of the complex units"
+                f"hidden_size must be even (real and imaginary parts of the complex units), got {hidden_size}"
             )
-        super().__init__(input_size, hidden_size, drive=drive, **driven)
+        super().__init__(input_size, hidden_size, **core)
         self.skew_init = one_of("skew_init", skew_init, ("cayley", "henaff"))
         self.skew = nn.Parameter(torch.empty(self.units, self.units))
         self.reset_parameters()
@@ -124,7 +119,7 @@ class UnitaryCore(ModReLUCore):
         self.skew.diagonal().copy_(draw_angles(self.skew_init, self.skew.new_empty(self.units)))
 
     def recurrent_weight(self) -> Tensor:
-        """Computed in float64: in float32 the exponential of large matrices is 1e-5 and more from unitary."""
+        # in float32 the exponential of a large matrix deviates from a unitary one by 1e-5 and more
         with no_autocast(self.skew):
             skew_NN = self.skew.double()
             real_NN, imaginary_NN = skew_NN.tril(-1), skew_NN.triu()
@@ -146,5 +141,5 @@ class UnitaryRNN(IdentityDriven, UnitaryCore):
     """h_t = modReLU(V x_t + U h_{t-1}), h complex, U = exp(A) unitary; the output is [Re h_t, Im h_t].
 
     Source: Wisdom, Powers, Hershey, Le Roux and Atlas, "Full-Capacity Unitary Recurrent Neural Networks", NIPS 2016.
-    They move U itself along the unitary matrices; here A is trained, which reaches the same matrices.
+    They move U itself on the unitary matrices. Here A is trained, which reaches the same matrices.
     """

@@ -1,8 +1,6 @@
-"""Drives: what an optimizer does to the input of a recurrence before the recurrence sees it.
+"""Drives: transformations of the input of a recurrence by the update rule of an optimizer.
 
-A drive turns a_t into v_t, each channel by itself, and never sees the hidden state. A linear drive commutes with the
-input weight, v_t = W x~_t + b_ih s~_t with x~ the driven input and s~ the driven 1. It then runs on I + 1 channels
-instead of on every gate, and any kernel for the plain recurrence can follow it.
+A drive turns a_t = W x_t + b_ih into v_t, elementwise in the channels, and never sees the hidden state.
 """
 
 from cells.drives.adaptive import Adam, RMSProp

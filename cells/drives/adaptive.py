@@ -1,4 +1,4 @@
-"""Drives that divide by the recent size of their input: RMSProp and Adam.
+"""Drives that divide by the root mean square of their recent inputs: RMSProp and Adam.
 
 Shapes: B batch, T time, C channels.
 """
@@ -17,38 +17,27 @@ from cells.drives.coefficients import Coefficient, Learn, largest
 from cells.engines.adaptive import adaptive
 from cells.validation import number_in
 
-DELTA = "[1e-18, inf)"  # below it the powers of delta in the backward pass leave the range of float32
+DELTA = "[1e-18, inf)"  # smaller: the powers of delta in the backward pass overflow in float32
 
 
 class RMSProp(Drive):
     """m_t = beta m_{t-1} + (1-beta) a_t^2; v_t = step_size a_t / sqrt(m_t + delta).
 
-    The drive is a_t in units of its own recent size. Where the input is silent its derivative is
-    step_size / sqrt(delta), and this is a trap: an image that starts with black pixels gives a_t = b_ih there, and
-    with delta = 1e-16 the gradient of the bias is 1e6 to 1e7 times that of the weights, so that clipping by the norm
-    erases what there was to learn. The default, 1e-4, amplifies what is silent by 100 step_size at the most, and
-    leaves alone what is well above 0.01; 1e-16 is for reproducing the published numbers.
+    v_t is a_t divided by its recent root mean square. At a silent input (a near 0) the derivative of v is
+    step_size / sqrt(delta), which can prevent learning: an image that starts with black pixels gives a_t = b_ih there,
+    and with delta = 1e-16 the gradient of the bias is 1e6 to 1e7 times that of the weights. Clipping by the norm then
+    erases the gradient of the weights. The default delta, 1e-4, limits this gain to 100 step_size, and hardly changes
+    inputs well above 0.01. Use 1e-16 only to reproduce the published numbers.
 
-    Args:
-        step_size: s, above 0.
-        beta: Decay of the average of squares, in [0, 1).
-        delta: What is added to the average, at least 1e-18.
-        delta_in_root: Whether delta stands inside the root; otherwise v_t = step_size a_t / (sqrt(m_t) + delta).
-        learn: Whether step_size is learned, one number for all channels (``scalar``) or one for each (``unit``).
-        channels: C, needed for ``unit``.
-
-    Raises:
-        ValueError: if a value lies outside its interval.
+    :class:`cells.driven.RMSPropDriven` documents the arguments; ``channels`` is C, for ``learn`` ``unit``.
     """
-
-    linear = False
 
     def __init__(
         self,
         step_size: float,
         beta: float,
         *,
-        delta: float = 1e-4,
+        delta: float,
         delta_in_root: bool = True,
         learn: Learn = "none",
         channels: int = 1,
@@ -65,14 +54,14 @@ class RMSProp(Drive):
 
     def step(self, a_BC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         m_BC = self.beta * state + (1 - self.beta) * a_BC**2
-        return _in_units_of(self.step_size() * a_BC, m_BC, self.delta, self.delta_in_root), m_BC
+        return _divided(self.step_size() * a_BC, m_BC, self.delta, self.delta_in_root), m_BC
 
     def forward(self, a_BTC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         v_BTC, _, m_BC = adaptive(a_BTC, None, state, None, self.step_size(), self.beta, self.delta, self.delta_in_root)
         return v_BTC, m_BC
 
     def settled(self, a_C: Tensor) -> Tensor:
-        return _in_units_of(self.step_size() * a_C, a_C**2, self.delta, self.delta_in_root)
+        return _divided(self.step_size() * a_C, a_C**2, self.delta, self.delta_in_root)
 
     def growth(self) -> float:
         return 0.0
@@ -82,7 +71,7 @@ class RMSProp(Drive):
 
 
 class AdamState(NamedTuple):
-    """p, the momentum, and m, the average of squares, each of shape (B, C)."""
+    """p, the momentum, and m, the moving average of squares, each of shape (B, C)."""
 
     p: Tensor
     m: Tensor
@@ -91,27 +80,14 @@ class AdamState(NamedTuple):
 class Adam(Drive):
     """p_t = momentum p_{t-1} + step_size a_t; m_t = beta m_{t-1} + (1-beta) a_t^2; v_t = p_t / sqrt(m_t + delta).
 
-    When the input falls silent v_t goes on like (momentum / sqrt(beta))^k, so momentum above sqrt(beta) makes the
-    drive grow, until m_t has fallen to delta. For delta at silent inputs see :class:`RMSProp`.
+    After the input falls to 0, v_t changes like (momentum / sqrt(beta))^k. With momentum above sqrt(beta) the drive
+    therefore grows until m_t has fallen to delta. See :class:`RMSProp` for the effect of delta at silent inputs.
 
-    Args:
-        momentum: mu, in [0, 1); if learned, it starts and stays below sqrt(beta), where the drive is stable.
-        step_size: s, above 0.
-        beta: Decay of the average of squares, in [0, 1).
-        delta: What is added to the average, at least 1e-18.
-        delta_in_root: Whether delta stands inside the root; otherwise v_t = p_t / (sqrt(m_t) + delta).
-        learn: Whether momentum and step_size are learned, one number for all channels (``scalar``) or one for each
-            (``unit``).
-        channels: C, needed for ``unit``.
-
-    Raises:
-        ValueError: if a value lies outside its interval.
+    :class:`cells.driven.AdamDriven` documents the arguments; ``channels`` is C, for ``learn`` ``unit``.
 
     Warns:
         UserWarning: if momentum is above sqrt(beta), with both numbers.
     """
-
-    linear = False
 
     def __init__(
         self,
@@ -119,7 +95,7 @@ class Adam(Drive):
         step_size: float,
         beta: float,
         *,
-        delta: float = 1e-4,
+        delta: float,
         delta_in_root: bool = True,
         learn: Learn = "none",
         channels: int = 1,
@@ -134,8 +110,9 @@ class Adam(Drive):
         self.step_size = Coefficient("step_size", step_size, learn=learn, channels=channels)
         if momentum > sqrt(beta):
             warnings.warn(
-                f"momentum is {momentum}, above sqrt(beta) = sqrt({beta}) = {sqrt(beta):.4g}: when the input falls "
-                f"silent the drive grows by {self.growth():.4g} in each step until delta = {delta} stops it",
+                f"momentum should be at most sqrt(beta) = sqrt({beta}) = {sqrt(beta):.4g}, got {momentum}. After the "
+                f"input falls to 0 the drive grows by a factor of {self.growth():.4g} per step, until delta = {delta} "
+                "limits it",
                 stacklevel=2,
             )
 
@@ -145,7 +122,7 @@ class Adam(Drive):
     def step(self, a_BC: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
         p_BC = self.momentum() * state.p + self.step_size() * a_BC
         m_BC = self.beta * state.m + (1 - self.beta) * a_BC**2
-        return _in_units_of(p_BC, m_BC, self.delta, self.delta_in_root), AdamState(p_BC, m_BC)
+        return _divided(p_BC, m_BC, self.delta, self.delta_in_root), AdamState(p_BC, m_BC)
 
     def forward(self, a_BTC: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
         v_BTC, p_BC, m_BC = adaptive(
@@ -163,20 +140,23 @@ class Adam(Drive):
 
     def settled(self, a_C: Tensor) -> Tensor:
         p_C = self.step_size() / (1 - self.momentum()) * a_C
-        return _in_units_of(p_C, a_C**2, self.delta, self.delta_in_root)
+        return _divided(p_C, a_C**2, self.delta, self.delta_in_root)
 
     def growth(self) -> float:
-        """Until m has fallen to delta; without momentum, at once."""
+        # holds until m has fallen to delta; without momentum v is 0 at once
         momentum = largest(self.momentum())
         return momentum / sqrt(self.beta) if self.beta > 0 else inf if momentum > 0 else 0.0
+
+    def gain_note(self) -> str | None:
+        return "The drive is unstable because momentum is above sqrt(beta)." if self.growth() > 1 else None
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}, delta={self.delta}, delta_in_root={self.delta_in_root}"
 
 
-def _in_units_of(p: Tensor, m: Tensor, delta: float, delta_in_root: bool) -> Tensor:
-    """p / sqrt(m + delta), or p / (sqrt(m) + delta)."""
+def _divided(p: Tensor, m: Tensor, delta: float, delta_in_root: bool) -> Tensor:
+    """Return p / sqrt(m + delta), or p / (sqrt(m) + delta)."""
     if delta_in_root:
         return p * torch.rsqrt(m + delta)
-    silent = m == 0  # the root has no derivative there, and p / delta has the right one without it
+    silent = m == 0  # sqrt has no derivative at 0; p / delta has the right one without it
     return p / (m.masked_fill(silent, 1.0).sqrt().masked_fill(silent, 0.0) + delta)

@@ -1,4 +1,4 @@
-"""The numbers of a drive, fixed or learned within their bounds.
+"""Coefficients of a drive, fixed or learned within their bounds.
 
 Shapes: C channels.
 """
@@ -18,20 +18,20 @@ Learn = Literal["none", "scalar", "unit"]
 
 
 class Coefficient(nn.Module):
-    """A positive number: fixed, or learned as high sig(raw) where it is bounded above, else as softplus(raw).
+    """A positive number: fixed, or learned as high sig(raw) if it has an upper bound, else as softplus(raw).
 
-    Called, it gives the number: a float where it is fixed, a tensor of one element (``scalar``) or of C (``unit``)
-    where it is learned.
+    A call returns the number: a float if it is fixed, a tensor of one element (``scalar``) or of C (``unit``) if it is
+    learned.
 
     Args:
-        name: What the number is called in error messages.
-        value: The number, or where learning starts.
-        high: Upper bound of a learned number, not reached.
+        name: Name of the number in error messages.
+        value: The number, or its value before training.
+        high: Upper bound of a learned number, which it does not reach.
         learn: ``none``, ``scalar`` or ``unit``.
         channels: C.
 
     Raises:
-        ValueError: if a number to be learned does not start inside (0, high).
+        ValueError: if the initial value of a learned number is outside of (0, high).
     """
 
     def __init__(self, name: str, value: float, *, high: float = inf, learn: Learn = "none", channels: int = 1) -> None:
@@ -40,7 +40,7 @@ class Coefficient(nn.Module):
         self.high = high
         self.raw: nn.Parameter | None = None
         if one_of("learn", learn, ("none", "scalar", "unit")) != "none":
-            number_in(f"(0, {high:.7g})", f"{name}, to be learned,", value)
+            number_in(f"(0, {high:.7g})", f"learned {name}", value)
             start = log(value / (high - value)) if high < inf else value + log(-expm1(-value))
             self.raw = nn.Parameter(torch.full((1 if learn == "scalar" else channels,), start))
 
@@ -51,7 +51,7 @@ class Coefficient(nn.Module):
         return self.high * torch.sigmoid(raw_C) if self.high < inf else F.softplus(raw_C)
 
     def over_time(self, like: Tensor) -> Tensor:
-        """The number as a tensor of three dimensions that broadcasts to (B, T, C), of ``like``'s dtype and device."""
+        """Return the number as a tensor of three dimensions that broadcasts to the (B, T, C) of ``like``."""
         number = self()
         return number.view(1, 1, -1) if isinstance(number, Tensor) else like.new_full((1, 1, 1), number)
 

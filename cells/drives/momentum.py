@@ -14,23 +14,15 @@ from cells.validation import number_in
 
 
 class Momentum(Drive):
-    """v_t = momentum v_{t-1} + step_size a_t, heavy-ball momentum on the input.
+    """v_t = momentum v_{t-1} + step_size a_t.
 
-    Its gain for a constant input is step_size / (1 - momentum).
-
-    Args:
-        momentum: mu, in [0, 1).
-        step_size: s, above 0.
-        learn: Whether both are learned, one number for all channels (``scalar``) or one for each (``unit``).
-        channels: C, needed for ``unit``.
-
-    Raises:
-        ValueError: if a value lies outside its interval.
+    The gain for a constant input is step_size / (1 - momentum). :class:`cells.driven.MomentumDriven` documents the
+    arguments; ``channels`` is C, for ``learn`` ``unit``.
     """
 
     def __init__(self, momentum: float, step_size: float, *, learn: Learn = "none", channels: int = 1) -> None:
         super().__init__()
-        self.linear = learn != "unit"
+        self.commutes_with_weights = learn != "unit"
         number_in("[0, 1)", "momentum", momentum)
         number_in("(0, inf)", "step_size", step_size)
         self.momentum = Coefficient("momentum", momentum, high=1.0, learn=learn, channels=channels)
@@ -53,3 +45,10 @@ class Momentum(Drive):
 
     def growth(self) -> float:
         return largest(self.momentum())
+
+    def fixed_momentum(self) -> float | None:
+        momentum = self.momentum()
+        return float(momentum) if not isinstance(momentum, Tensor) or momentum.numel() == 1 else None
+
+    def gain_note(self) -> str | None:
+        return "Control to compare with: the same step_size with momentum 0." if self.growth() > 0 else None

@@ -17,7 +17,7 @@ from cells.validation import number_in, positive_int
 
 
 class RestartState(NamedTuple):
-    """v of shape (B, C) and k, the count of the last step, of shape (B,); k is 0 before the first step."""
+    """v of shape (B, C), and k, the count of the last step, of shape (B,); k is 0 before the first step."""
 
     v: Tensor
     k: Tensor
@@ -26,21 +26,13 @@ class RestartState(NamedTuple):
 class ScheduledRestart(Drive):
     """v_t = (k-1)/(k+2) v_{t-1} + step_size a_t with k = 1, 2, .., restart_period, 1, 2, ..: Nesterov's schedule.
 
-    Every row counts by itself, so that a row whose state is reset starts at k = 1.
-
-    Args:
-        step_size: s, above 0.
-        restart_period: F, the number of steps after which k returns to 1 (and v is forgotten); at least 1.
-        learn: Whether step_size is learned, one number for all channels (``scalar``) or one for each (``unit``).
-        channels: C, needed for ``unit``.
-
-    Raises:
-        ValueError: if a value lies outside its interval.
+    Each row has its own count, so that a row whose state is reset starts at k = 1.
+    :class:`cells.driven.SRDriven` documents the arguments; ``channels`` is C, for ``learn`` ``unit``.
     """
 
     def __init__(self, step_size: float, restart_period: int, *, learn: Learn = "none", channels: int = 1) -> None:
         super().__init__()
-        self.linear = learn != "unit"
+        self.commutes_with_weights = learn != "unit"
         number_in("(0, inf)", "step_size", step_size)
         self.step_size = Coefficient("step_size", step_size, learn=learn, channels=channels)
         self.restart_period = positive_int("restart_period", restart_period)
@@ -62,7 +54,7 @@ class ScheduledRestart(Drive):
     def settled(self, a_C: Tensor) -> Tensor:
         a_1TC = a_C.expand(1, self.restart_period, -1)
         v_1TC, _ = self.forward(a_1TC, self.initial_state(torch.zeros_like(a_1TC[:, 0])))
-        return v_1TC[0].mean(0)
+        return v_1TC[0].mean(0)  # each period starts from 0: the first one is like all others
 
     def growth(self) -> float:
         return (self.restart_period - 1) / (self.restart_period + 2)
@@ -72,7 +64,7 @@ class ScheduledRestart(Drive):
 
 
 def restart_schedule(steps: Tensor, restart_period: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The count k after ``steps`` steps, and its coefficient (k-1)/(k+2) in the dtype of ``like``."""
+    """Return the count k after ``steps`` steps, and its coefficient (k-1)/(k+2) in the dtype of ``like``."""
     k = steps % restart_period + 1
     k_real = k.to(like.dtype)
     return k, (k_real - 1) / (k_real + 2)

@@ -14,23 +14,23 @@ from torch import Tensor
 
 
 def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
-    """All v_t of v_t = c_t v_{t-1} + u_t, elementwise over rows and channels.
+    """Return all v_t of v_t = c_t v_{t-1} + u_t, elementwise in rows and channels.
 
-    The sequence is cut into about sqrt(T) blocks that are scanned side by side, and the ends of the blocks are then
-    carried forward, so that about 2 sqrt(T) operations are launched instead of T, none of them a matrix product
-    (products may be computed in lower precision than the recurrence can bear). The backward pass is the same scan
-    in reversed time and keeps only v.
+    The sequence is cut into about sqrt(T) blocks. All blocks are scanned at once, then the ends of the blocks are
+    carried forward. This launches about 2 sqrt(T) operations instead of T. None of them is a matrix product, because
+    products may be computed in a lower precision than the recurrence tolerates. The backward pass is the same scan in
+    reversed time and keeps only v.
 
     Args:
-        c: Coefficients, of a shape that broadcasts to that of ``u_BTC`` and has three dimensions.
+        c: Coefficients, with three dimensions that broadcast to those of ``u_BTC``.
         u_BTC: Inputs.
         v_BC: State before the first step.
 
     Returns:
-        v_BTC; its last step is the state to go on from.
+        v_BTC. Its last step is the state after the sequence.
     """
     if not torch.is_grad_enabled():
-        return _blocked(c.expand(-1, u_BTC.shape[1], -1), u_BTC, v_BC)  # plain operations, which exporters know
+        return _blocked(c.expand(-1, u_BTC.shape[1], -1), u_BTC, v_BC)  # plain operations, which exporters support
     return _LinearScan.apply(c, u_BTC, v_BC)  # type: ignore[no-any-return, no-untyped-call]  # torch's Function is untyped
 
 
@@ -60,7 +60,7 @@ def _blocked(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     B, T, C = u_BTC.shape
     K = ceil(sqrt(T))
     N = ceil(T / K)
-    v_BNKC = F.pad(u_BTC, (0, 0, 0, N * K - T)).reshape(B, N, K, C)  # pad makes a copy, also where it adds nothing
+    v_BNKC = F.pad(u_BTC, (0, 0, 0, N * K - T)).reshape(B, N, K, C)  # F.pad copies even if it adds nothing
     c_BNKC = F.pad(c, (0, 0, 0, N * K - T)).reshape(c.shape[0], N, K, c.shape[2])
     decay_BNKC = c_BNKC.clone()  # becomes the product of c from the start of the block
     for k in range(1, K):

@@ -1,16 +1,16 @@
-"""Which engine computes a cell: the one place where ``auto`` is decided.
+"""The choice of the engine that computes a cell.
 
-Every engine gives the outputs, last states and gradients of the reference, so that a sequence may be cut anywhere and
+Every engine returns the outputs, last states and gradients of the reference, so that a sequence may be cut anywhere and
 continued by another engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cells.engines.bptt import Recurrence
 from cells.validation import one_of
@@ -19,64 +19,53 @@ Engine = Literal["auto", "reference", "library", "bptt"]
 ENGINES = ("auto", "reference", "library", "bptt")
 
 
-class EngineCell(Protocol):
-    """A cell that can be computed in more than one way.
+class EngineCell(nn.Module):
+    """A cell that more than one engine can compute. The defaults describe a cell that only the step loop can run.
 
     Attributes:
-        engine: What it was asked to run on.
-        library: Whether :attr:`kernel` can run it as it is.
-        kernel: torch's function for its core, if there is one.
-        recurrence: Its core for the engine ``bptt``, if there is one.
-        bias_hh: What is added to U h, or None.
+        engine: The engine that the user asked for.
+        kernel: torch's function for the recurrence of the cell, if there is one.
+        recurrence: The recurrence for the engine ``bptt``, if there is one.
     """
 
     engine: Engine
+    kernel: ClassVar[Callable[..., Any] | None] = None
+    recurrence: ClassVar[type[Recurrence] | None] = None
 
     @property
-    def library(self) -> bool: ...
-
-    @property
-    def kernel(self) -> Callable[..., Any] | None: ...
-
-    @property
-    def recurrence(self) -> type[Recurrence] | None: ...
-
-    @property
-    def bias_hh(self) -> Tensor | None: ...
-
-    def recurrent_weight(self) -> Tensor: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def library(self) -> bool:
+        """Whether :attr:`kernel` can run the cell with its options."""
+        return self.kernel is not None
 
 
 def choose_engine(cell: EngineCell) -> str:
-    """The engine that runs ``cell``: the one place where ``auto`` is decided.
+    """Return the engine that runs ``cell``. This is the one place that decides what ``auto`` means.
 
-    ``library`` where what stands before the core is linear and torch has a kernel that runs all steps of it at once:
-    cuDNN's, and on the CPU oneDNN's LSTM. ``bptt``, back-propagation through time by hand, elsewhere. On the CPU the
-    GRU and tanh network of torch are loops with a node of the graph for each step, and ``bptt`` trains 1.1 to 1.8 times
-    as fast; they run where a program is exported, or a core has no ``bptt``. ``reference``, the step loop, is for a
-    core that has neither.
+    1. ``library`` if torch has a kernel that runs all steps of the cell at once: cuDNN's kernels, and on the CPU
+       oneDNN's LSTM.
+    2. ``bptt`` elsewhere. On the CPU torch's GRU and tanh network loop over the steps and create a graph node for each;
+       ``bptt`` trains 1.1 to 1.8 times as fast. These kernels still run in an exported program, and for a core without
+       a recurrence for ``bptt``.
+    3. ``reference``, the step loop, for a core that has neither.
 
     Raises:
         ValueError: if the cell asks for an engine that does not exist or cannot run it.
     """
     one_of("engine", cell.engine, ENGINES)
+    name = type(cell).__name__
     if cell.engine == "library" and not cell.library:
-        raise ValueError(f"engine is 'library', but torch has no kernel for {type(cell).__name__}: take 'auto'")
+        raise ValueError(f"engine must be 'auto' for {name}, for which torch has no kernel, got 'library'")
     if cell.engine == "bptt" and cell.recurrence is None:
-        raise ValueError(
-            f"engine is 'bptt', but {type(cell).__name__} has no recurrence for it: take 'auto' or 'reference'"
-        )
+        raise ValueError(f"engine must be 'auto' or 'reference' for {name}, which has no recurrence, got 'bptt'")
     if cell.engine != "auto":
         return cell.engine
-    # an exported program has no bptt, which chooses its chunks by the number of rows: that must stay free
+    # bptt chooses its chunks by the number of rows, which an exported program must leave open
     by_hand = cell.recurrence is not None and not torch.compiler.is_exporting()
-    if cell.library and not (by_hand and _loops(cell)):
+    if cell.library and not (by_hand and _kernel_loops(cell)):
         return "library"
     return "bptt" if by_hand else "reference"
 
 
-def _loops(cell: EngineCell) -> bool:
+def _kernel_loops(cell: EngineCell) -> bool:
     """Whether torch's kernel for the cell is a loop over the steps."""
     return cell.kernel is not torch.lstm and not next(iter(cell.parameters())).is_cuda

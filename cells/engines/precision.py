@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """The precision policy: drives, scans and retractions run under this, only matrix products may be low precision."""
+    """Return a context without autocast on the device of ``tensor``, for everything that is not a matrix product."""
     device = tensor.device.type
     available = torch.amp.autocast_mode.is_autocast_available(device)  # not on "meta"
     return torch.autocast(device, enabled=False) if available and torch.is_autocast_enabled(device) else nullcontext()
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """``tensor`` in float32, or in float64 if it is float64."""
+    """Return ``tensor`` in float32, or in float64 if it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,1 +1,1 @@
-"""Images read pixel by pixel."""
+"""Images as sequences of pixels."""

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8 x 8 pixels, carried by scikit-learn, read pixel by pixel.
+"""Handwritten digits of 8 x 8 pixels from scikit-learn, as sequences of pixels.
 
 Shapes: B examples, T 64 pixels.
 """
@@ -14,19 +14,20 @@ from datamodules.base import DataModule, TensorsDataset
 
 
 class Digits(DataModule):
-    """1,797 images of handwritten digits (8 x 8, 17 grey levels) as sequences of 64 pixels, row by row.
+    """1,797 images of handwritten digits (8 x 8, 17 gray levels) as sequences of 64 pixels, row by row.
 
-    They are the test part of the "Optical Recognition of Handwritten Digits" data set (Alpaydin and Kaynak 1998) that
-    scikit-learn carries, so nothing is downloaded. The split is fixed, stratified by digit, and independent of the
-    seed of a run: 1,257 training, 180 validation and 360 test images. Pixels are scaled to [0, 1].
+    The images are the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998).
+    scikit-learn contains them, so nothing is downloaded. The split is fixed and stratified by digit: 1,257 training,
+    180 validation and 360 test images. It does not depend on the seed. Pixels are scaled to [0, 1].
 
     Args:
-        root: Not used by this data set.
-        batch_size: Images in a batch (of each process).
+        root: Not used.
+        batch_size: Images in a batch of each process.
     """
 
     input_size = 1
     num_classes = 10
+    provided_sizes = ("input_size", "num_classes")
 
     def __init__(self, root: str | None = None, batch_size: int = 64) -> None:
         super().__init__(root, batch_size)
@@ -34,7 +35,7 @@ class Digits(DataModule):
     @property
     def description(self) -> dict[str, Any]:
         sizes = {part: len(getattr(self, part)) for part in ("train", "validation", "test")}
-        return {"order": "row by row", "scaling": "grey level / 16", "split": sizes}
+        return {"order": "row by row", "scaling": "gray level / 16", "split": sizes}
 
     def images(self, inputs: Tensor) -> Tensor:
         return inputs.view(-1, 8, 8)

@@ -1,1 +1,1 @@
-"""Problems generated from random numbers."""
+"""Synthetic problems, generated from random numbers."""

@@ -15,33 +15,33 @@ from datamodules.synthetic.generated import Generated
 
 
 class Adding(Generated):
-    """Add the two marked ones of T numbers: one target, read at the last step.
+    """Adding problem: the sum of the two marked numbers among T, predicted at the last step.
 
-    The first of the two input features is uniform in [0, 1), the second is 1 at one step of the first half and at one
-    of the second half (the longer one where T is odd), both drawn uniformly, and 0 elsewhere. The target is the sum of
-    the two marked numbers.
+    The first input feature is uniform in [0, 1). The second feature is 1 at one step of each half, drawn uniformly,
+    and 0 elsewhere; if T is odd, the second half is the longer one. The target is the sum of the two marked numbers.
 
-    Who always answers 1, its mean, has the mean squared error 1/6, the variance of the sum. The task counts as solved
-    below 0.01.
+    Always predicting the mean, 1, gives a mean squared error of 1/6, the variance of the sum. The task counts as
+    solved below 0.01.
 
     Sources: Hochreiter and Schmidhuber 1997; in this form Arjovsky, Shah and Bengio, "Unitary Evolution Recurrent
     Neural Networks", ICML 2016.
 
     Args:
-        root: Not used: nothing is read.
-        batch_size: Sequences in a batch (of each process).
+        root: Not used.
+        batch_size: Sequences in a batch of each process.
         steps: T.
-        train_size: Training examples in what is called an epoch, after which the model is measured.
+        train_size: Training examples of an epoch.
         validation_size: Validation examples.
         test_size: Test examples.
-        seed: Which training examples; None: those of the run's seed.
+        seed: Seed of the training examples; None: the seed of the run.
 
     Raises:
-        ValueError: if an argument lies outside what is accepted.
+        ValueError: An argument is outside its range.
     """
 
     input_size = 2
     target_size = 1
+    provided_sizes = ("input_size", "target_size")
     solved_below = 0.01
 
     def __init__(
@@ -56,7 +56,7 @@ class Adding(Generated):
     ) -> None:
         super().__init__(root, batch_size, train_size, validation_size, test_size, seed)
         if steps < 2:
-            raise ValueError(f"steps is {steps}; an integer of at least 2 is expected")
+            raise ValueError(f"steps must be an integer of at least 2, got {steps}")
         self.steps = steps
         self.numbers = steps + 2
 

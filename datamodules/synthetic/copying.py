@@ -1,6 +1,6 @@
 """The copying memory problem.
 
-Shapes: B examples, K symbols to be copied, L blanks, T = L + 2 K steps, I features of a step.
+Shapes: B examples, K symbols to copy, L blanks, T = L + 2 K steps, I features of a step.
 """
 
 from __future__ import annotations
@@ -19,37 +19,39 @@ BLANK = 0
 
 
 class Copying(Generated):
-    """Remember K symbols over L blanks, and say them again when a marker comes: a class for each of T = L + 2 K steps.
+    """Copying problem: K symbols are repeated after L blanks, with a class for each of T = L + 2 K steps.
 
-    Symbols are drawn from an alphabet of A; class 0 is the blank, 1 to A are the symbols, A + 1 is the marker. Inputs
-    are one-hot vectors of A + 2 features. Targets are blanks but for the last K steps, which are the symbols in their
-    order; ``scored`` is True at these. With K = 3, L = 4, and _ for a blank:
+    Symbols are drawn from an alphabet of A. Class 0 is the blank, classes 1 to A are the symbols, and A + 1 is the
+    marker. Inputs are one-hot vectors of A + 2 features. Targets are blanks, except for the last K steps, which are
+    the symbols in order; ``scored`` is True there. With K = 3, L = 4, and _ for a blank:
 
         input    a b c _ _ _ _ ! _ _        form exprnn: L blanks, the marker, K - 1 blanks
         input    a b c _ _ _ ! _ _ _        form arjovsky: L - 1 blanks, the marker, K blanks
         target   _ _ _ _ _ _ _ a b c
 
-    Whoever knows when to speak but remembers nothing has the mean cross-entropy K ln(A) / T over all steps. The task
-    counts as solved below a tenth of it.
+    A model without memory, which predicts blanks and then uniformly, has a mean cross-entropy of K ln(A) / T over all
+    steps. The task counts as solved below a tenth of it.
 
     Sources: Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio, "Unitary Evolution Recurrent Neural Networks",
     ICML 2016; the public code of expRNN (Lezcano-Casado and Martinez-Rubio, ICML 2019).
 
     Args:
-        root: Not used: nothing is read.
-        batch_size: Sequences in a batch (of each process).
-        blanks: L.
-        symbols: K.
-        alphabet: A.
-        form: Where the marker stands: ``exprnn``, at the step of the first answer; ``arjovsky``, one step before.
-        train_size: Training examples in what is called an epoch, after which the model is measured.
+        root: Not used.
+        batch_size: Sequences in a batch of each process.
+        blanks: Number of blanks L.
+        symbols: Number of symbols K.
+        alphabet: Size of the alphabet A.
+        form: Position of the marker. ``exprnn``: the step of the first repeated symbol; ``arjovsky``: one step earlier.
+        train_size: Training examples of an epoch.
         validation_size: Validation examples.
         test_size: Test examples.
-        seed: Which training examples; None: those of the run's seed.
+        seed: Seed of the training examples; None: the seed of the run.
 
     Raises:
-        ValueError: if an argument lies outside what is accepted.
+        ValueError: An argument is outside its range.
     """
+
+    provided_sizes = ("input_size", "num_classes")
 
     def __init__(
         self,
@@ -67,26 +69,26 @@ class Copying(Generated):
         super().__init__(root, batch_size, train_size, validation_size, test_size, seed)
         for name, value, least in (("blanks", blanks, 1), ("symbols", symbols, 1), ("alphabet", alphabet, 2)):
             if value < least:
-                raise ValueError(f"{name} is {value}; an integer of at least {least} is expected")
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
         if form not in ("exprnn", "arjovsky"):
-            raise ValueError(f"form is {form!r}; 'exprnn' or 'arjovsky' is expected")
+            raise ValueError(f"form must be one of exprnn, arjovsky, got {form!r}")
         self.blanks, self.symbols, self.alphabet, self.form = blanks, symbols, alphabet, form
         self.numbers = symbols
         self.solved_below = self.baselines()["no memory"] / 10
 
     @property
     def input_size(self) -> int:
-        """Classes of the input: the blank, the symbols and the marker."""
+        """Number of input classes: the blank, the symbols and the marker."""
         return self.alphabet + 2
 
     @property
     def num_classes(self) -> int:
-        """Classes of the target: the blank and the symbols."""
+        """Number of target classes: the blank and the symbols."""
         return self.alphabet + 1
 
     @property
     def steps(self) -> int:
-        """T, the length of a sequence."""
+        """Length T of a sequence."""
         return self.blanks + 2 * self.symbols
 
     @property

@@ -1,7 +1,7 @@
-"""Data that a rule makes of random numbers: fresh in each epoch, and the same on every machine.
+"""Data generated from random numbers: new examples in each epoch, the same on every machine.
 
-Example n of a part of the data is made of the numbers at place n of a counter-based generator, so it depends on the
-seed and on n alone: not on the batch, the process or the machine that asks for it, nor on what was asked for before.
+Example n is computed from position n of a counter-based random generator. It depends on the seed and on n only, not on
+the batch, the process, the machine, or the examples read before.
 
 Shapes: B examples, N random numbers of an example.
 """
@@ -19,22 +19,22 @@ from datamodules.base import Batch, DataModule, run_seed
 from datamodules.batches import Batches
 
 PARTS = ("train", "validation", "test")
-Rule = Callable[[np.ndarray], Batch]  # a batch of B examples made of numbers (B, N) in [0, 1)
+Rule = Callable[[np.ndarray], Batch]  # makes a batch of B examples from numbers (B, N) in [0, 1)
 
 
 class GeneratedDataset(Dataset[Batch]):
-    """Examples made of the stream of random numbers that ``seed`` and ``part`` name; there is no last one.
+    """Unlimited examples, generated from the stream of random numbers of ``seed`` and ``part``.
 
     The generator is Philox 4x64 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011):
-    its key is (seed, part), and example n has the counters (k, n, 0, 0), k = 1, 2, ... Its raw words of 64 bits are
-    used, which numpy keeps the same in all versions.
+    its key is (seed, part), and example n has the counters (k, n, 0, 0), k = 1, 2, ... Only its raw 64-bit words are
+    used, because numpy guarantees them in all versions.
 
     Args:
-        rule: Makes a batch of the numbers (B, N).
-        numbers: N.
-        size: How many examples are called the data set: what ``len`` gives.
-        seed: Which stream.
-        part: Which of the independent streams of the seed.
+        rule: Function that makes a batch from numbers (B, N).
+        numbers: Random numbers of an example, N.
+        size: Number of examples that ``len`` returns.
+        seed: Seed of the stream.
+        part: Number of the independent stream of this seed.
     """
 
     def __init__(self, rule: Rule, numbers: int, size: int, seed: int, part: int) -> None:
@@ -48,7 +48,7 @@ class GeneratedDataset(Dataset[Batch]):
         return {name: tensor[0] for name, tensor in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """A whole batch at once: what DataLoader asks for where it exists."""
+        """Return a whole batch. DataLoader calls this method where it exists."""
         raw_BN = np.stack(
             [np.random.Philox(key=self.key, counter=(0, index, 0, 0)).random_raw(self.numbers) for index in indices]
         )
@@ -56,7 +56,7 @@ class GeneratedDataset(Dataset[Batch]):
 
 
 class FreshBatches(Batches):
-    """Epoch e reads the examples from e ``size`` on, ``size`` of them, so that none comes twice."""
+    """Batches of new examples: epoch e reads the ``size`` examples from number e x ``size`` on."""
 
     def __iter__(self) -> Iterator[list[int]]:
         first = self.epoch * self.size
@@ -65,23 +65,24 @@ class FreshBatches(Batches):
 
 
 class Generated(DataModule):
-    """Data made by :meth:`rule` of random numbers: training examples fresh in each epoch, fixed ones to measure by.
+    """Data module whose examples :meth:`rule` computes from random numbers.
 
-    Validation and test examples are the same in all runs; those of training come from the run's seed, or from ``seed``.
+    Training examples are new in each epoch; their seed is ``seed``, or that of the run. Validation and test examples
+    are the same in all runs.
 
     Args:
-        root: Not used: nothing is read.
-        batch_size: Sequences in a batch (of each process).
-        train_size: Training examples in what is called an epoch, after which the model is measured.
+        root: Not used.
+        batch_size: Sequences in a batch of each process.
+        train_size: Training examples of an epoch.
         validation_size: Validation examples.
         test_size: Test examples.
-        seed: Which training examples; None: those of the run's seed.
+        seed: Seed of the training examples; None: the seed of the run.
 
     Attributes:
-        numbers: How many random numbers an example is made of.
+        numbers: Random numbers of an example.
 
     Raises:
-        ValueError: if an argument lies outside what is accepted.
+        ValueError: An argument is outside its range.
     """
 
     training_order = FreshBatches
@@ -99,15 +100,15 @@ class Generated(DataModule):
         super().__init__(root, batch_size)
         for name, size in (("train_size", train_size), ("validation_size", validation_size), ("test_size", test_size)):
             if size < 1:
-                raise ValueError(f"{name} is {size}; an integer of at least 1 is expected")
+                raise ValueError(f"{name} must be an integer of at least 1, got {size}")
         if seed is not None and not 0 <= seed < 2**32:
-            raise ValueError(f"seed is {seed}; an integer in [0, 2**32), or null for the seed of the run, is expected")
+            raise ValueError(f"seed must be an integer in [0, 2**32), or null for the seed of the run, got {seed}")
         self.sizes = dict(zip(PARTS, (train_size, validation_size, test_size), strict=True))
         self.seed = seed
 
     @abstractmethod
     def rule(self, numbers_BN: np.ndarray) -> Batch:
-        """A batch of B examples, made of ``numbers`` independent numbers in [0, 1) each."""
+        """Return a batch of B examples, each computed from ``numbers`` independent numbers in [0, 1)."""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -119,7 +120,7 @@ class Generated(DataModule):
             for number, part in enumerate(PARTS)
         )
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         return super()._reading() | {"train_size": self.sizes["train"], "data_seed": self._seed()}
 
     def _seed(self) -> int:

@@ -1,1 +1,1 @@
-"""Texts as streams of tokens."""
+"""Texts as streams of words."""

@@ -1,4 +1,4 @@
-"""Texts for word-level language modelling: a file each for training, validation and testing.
+"""Texts for word-level language modeling, with one file each for training, validation and test.
 
 Shapes: N tokens of a text.
 """
@@ -24,42 +24,44 @@ PARTS = ("train", "validation", "test")
 
 
 class Corpus(DataModule):
-    """A text for training, one for validation and one for testing, as streams of words.
+    """Texts for training, validation and test as streams of words.
 
-    The words of a line are what stands between white space, followed by ``end_of_line``. The vocabulary is that of the
-    training text; other words become ``<unk>`` if the vocabulary has it, and are refused otherwise. The texts are
-    numbered once and then read from a cache on disk (:mod:`datamodules.text.tokens`).
+    Words are separated by white space, and ``end_of_line`` follows each line. The vocabulary is that of the training
+    text. Other words become ``<unk>`` if the vocabulary contains it; otherwise they are an error. The texts are
+    converted to numbers once and then read from a cache on disk (:mod:`datamodules.text.tokens`).
 
-    Training reads ``batch_size`` rows in each process, each row a contiguous text, in windows of random length
-    (:class:`datamodules.text.streams.TrainingWindows`); the model carries its state from window to window. Evaluation
-    reads the same rows whatever the number of processes, which share them, so that perplexities do not depend on it.
+    Training reads ``batch_size`` rows in each process, each a contiguous part of the text, in windows of random length
+    (:class:`datamodules.text.streams.TrainingWindows`). The model carries its state from window to window. Evaluation
+    reads the same rows for any number of processes, so perplexities do not depend on it.
 
     Args:
-        root: Folder of the data; None means the environment variable DATA_DIR, else ``data``. Nothing is written
-            outside it but ``cache``.
-        batch_size: Rows in a training batch (of each process).
-        window: Steps of a window of truncated back-propagation, where they are random the usual ones.
+        root: Folder of the data; None: the environment variable DATA_DIR, else ``data``. Nothing is written elsewhere,
+            except to ``cache``.
+        batch_size: Rows in a training batch of each process.
+        window: Steps of a window of truncated back-propagation through time; with random windows the usual number.
         random_windows: Whether training windows have random lengths; otherwise all have ``window`` steps.
-        validation_rows: Rows that the validation text is cut into, over all processes.
-        test_rows: The same of the test text; with 1 it is read as one text from beginning to end.
-        train: File of the training text in the folder; None means the corpus's own name for it, here ``train.txt``.
-        validation: File of the validation text; None means ``valid.txt``.
-        test: File of the test text; None means ``test.txt``.
-        end_of_line: The word put at the end of each line; null puts none.
-        min_frequency: How often a word must occur in the training text to be in the vocabulary; above 1, ``<unk>``
-            stands for the others.
-        text: File of a text of one's own, which ``predict`` reads in place of the test text.
-        vocabulary: A file of words, one a line in the order of their numbers, in place of the training text's: the
-            ``vocabulary.txt`` of a run. With it, ``predict`` needs no corpus.
-        cache: Folder for the numbered texts; None means ``prepared`` in the folder of the data.
+        validation_rows: Rows of the validation text, over all processes.
+        test_rows: Rows of the test text; with 1 it is one sequence from beginning to end.
+        train: File of the training text in the folder; None: the file name of the corpus, here ``train.txt``.
+        validation: File of the validation text; None: ``valid.txt``.
+        test: File of the test text; None: ``test.txt``.
+        end_of_line: Word at the end of each line; null: none.
+        min_frequency: Minimum count in the training text of a word in the vocabulary. Above 1, other words are
+            ``<unk>``.
+        text: File of a text that ``predict`` reads instead of the test text.
+        vocabulary: File of a vocabulary to use instead of the training text's, with one word on each line in the order
+            of their numbers: ``vocabulary.txt`` of a run. With it ``predict`` needs no corpus.
+        cache: Folder of the numbered texts; None: ``prepared`` in the folder of the data.
 
     Raises:
-        ValueError: if an argument lies outside what is accepted.
-        DataError: while the data are prepared: if a file is missing, empty, no text, too short for the rows or for the
-            window, or has an unknown word.
+        ValueError: An argument is outside its range.
+        DataError: During preparation and setup: a file is missing, empty, not UTF-8, too short for the rows or the
+            window, or contains an unknown word.
     """
 
     input_size = 1  # the number of a word
+    provided_sizes = ("vocabulary_size",)
+    resumable_arguments = ("root", "cache")
     folders: ClassVar[tuple[str, ...]] = (".",)
     own_names: ClassVar[tuple[str, ...]] = ("train.txt", "valid.txt", "test.txt")
     train: Rows
@@ -91,9 +93,9 @@ class Corpus(DataModule):
             ("min_frequency", min_frequency),
         ):
             if value < 1:
-                raise ValueError(f"{name} is {value}; an integer of at least 1 is expected")
+                raise ValueError(f"{name} must be an integer of at least 1, got {value}")
         if end_of_line is not None and (not end_of_line or end_of_line.split() != [end_of_line]):
-            raise ValueError(f"end_of_line is {end_of_line!r}; a word without white space or null is expected")
+            raise ValueError(f"end_of_line must be a word without white space, or null, got {end_of_line!r}")
         self.window = window
         self.random_windows = random_windows
         self.rows = {"validation": validation_rows, "test": test_rows}
@@ -106,13 +108,13 @@ class Corpus(DataModule):
 
     @cached_property
     def tokens(self) -> Tokens:
-        """The numbered texts; the first use of them prepares them."""
+        """Texts as word numbers. The first access prepares them."""
         files = {part: self._find(name) for part, name in self.file_names.items()}
         return read_tokens(files, self.reading, self._cache_folder(files["train"]), self._given_vocabulary())
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The words of the training text, or those that were given."""
+        """Words of the training text, or the given vocabulary."""
         return self._given_vocabulary() or self.tokens.vocabulary
 
     @property
@@ -135,7 +137,7 @@ class Corpus(DataModule):
         return {"vocabulary.txt": "\n".join(self.vocabulary.words) + "\n"}
 
     def baselines(self) -> dict[str, float]:
-        """Nats per word of a unigram and of a bigram model of the training text, without the first word of a text."""
+        """Return the nats per word of a unigram and a bigram model of the training text, without the first word."""
         return self._ngram_losses
 
     @cached_property
@@ -148,7 +150,7 @@ class Corpus(DataModule):
         }
 
     def prepare_data(self) -> None:
-        """Number the texts, if they are not in the cache; Lightning calls it in one process of a machine."""
+        """Write the cache if it is missing or stale. Lightning calls it in one process of each machine."""
         if self.text is None or self.vocabulary_file is None:
             _ = self.tokens
 
@@ -161,13 +163,13 @@ class Corpus(DataModule):
             name, count = self._find(self.file_names[part]), len(tokens)
             if count < 2 * rows:
                 raise DataError(
-                    f"{name} has {count} words (with ends of lines), too few for {rows} rows (batch size and "
-                    "processes): at least 2 for each row are expected"
+                    f"{name} must have at least 2 words for each of the {rows} rows (batch size times processes), "
+                    f"got {count} words (ends of lines counted)"
                 )
             if part == "train" and count // rows <= self.window:
                 raise DataError(
-                    f"window is {self.window}, but {name} has {count} words (with ends of lines), in {rows} rows of "
-                    f"{count // rows}: a window shorter than a row is expected"
+                    f"window must be less than the length of a row, {count // rows} ({name} has {count} words in "
+                    f"{rows} rows), got {self.window}"
                 )
             setattr(self, part, Rows(tokens, rows, rank, world_size))
 
@@ -178,7 +180,7 @@ class Corpus(DataModule):
         return self._stream(self.train, windows)
 
     def batches_in_epochs(self, epochs: int) -> list[int]:
-        """How many training batches each of the epochs has, from the first one on."""
+        """Return the number of training batches of each of the first ``epochs`` epochs."""
         windows = self._training_windows()
         return [len(windows.windows(epoch)) for epoch in range(epochs)]
 
@@ -189,7 +191,7 @@ class Corpus(DataModule):
         return self._stream(self.test, Windows(self.test.steps, self.window))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The text to predict as one row; an end of line stands before it, so that its first word is predicted too."""
+        """Return a loader of the text as one row. An end of line precedes it, so its first word is predicted too."""
         if self.text is None:
             tokens_N = self.tokens.parts["test"]
         else:
@@ -197,36 +199,36 @@ class Corpus(DataModule):
         if self.reading.end_of_line is not None:
             tokens_N = np.concatenate([self.vocabulary.numbers([self.reading.end_of_line]), tokens_N])
         if len(tokens_N) < 2:
-            raise DataError(f"{self.text} has one word; at least two are expected where lines have no end")
+            raise DataError(f"{self.text} must have at least two words if end_of_line is null, got one")
         rank, world_size = self._processes()
         rows = Rows(tokens_N, 1, rank, world_size)
         return self._stream(rows, Windows(rows.steps, self.window))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: which words its model knows, and how far the training has come."""
+        """Return the digest of the vocabulary and the position in the training data, for a checkpoint."""
         words = {"vocabulary": self.vocabulary.digest, "end_of_line": self.reading.end_of_line}
         return {**words, **super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose model knows other words, or numbers them otherwise."""
+        """Check that the model of the checkpoint has the same vocabulary."""
         if state_dict["vocabulary"] != self.vocabulary.digest:
             raise DataError(
-                f"the words of {self.file_names['train']} are not those that the checkpoint's model was trained on; "
-                "its own corpus is expected, or --data.vocabulary with the vocabulary.txt of its run"
+                f"the vocabulary of {self.file_names['train']} differs from that of the checkpoint. Use the corpus of "
+                "its training, or --data.vocabulary with the vocabulary.txt of its run."
             )
         super().load_state_dict(state_dict)
 
-    def _reading(self) -> dict[str, int]:
+    def _reading(self) -> dict[str, Any]:
         return {**super()._reading(), "window": self.window, "random_windows": int(self.random_windows)}
 
     def _training_windows(self) -> TrainingWindows:
         return TrainingWindows(self.train.steps, self.window, seed=run_seed() or 0, random=self.random_windows)
 
     def _stream(self, rows: Rows, windows: Sampler[Window]) -> DataLoader[Batch]:
-        # a generator of its own: a loader draws a number each time it is read, which is not to change dropout
+        # a separate generator: each pass of a loader draws a number, which must not change dropout
         return DataLoader(
             rows,
-            batch_sampler=windows,  # type: ignore[arg-type]  # a window in the place of a list of indices
+            batch_sampler=windows,  # type: ignore[arg-type]  # windows instead of lists of indices
             collate_fn=whole_batch,
             generator=torch.Generator(),
         )
@@ -235,22 +237,23 @@ class Corpus(DataModule):
         if self.vocabulary_file is None:
             return None
         try:
-            return Vocabulary(self.vocabulary_file.read_text(encoding="utf-8").split())
+            return Vocabulary(self.vocabulary_file.read_text(encoding="utf-8-sig").split())
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"vocabulary is '{self.vocabulary_file}', which cannot be read: {error}") from error
+            raise DataError(f"the vocabulary {self.vocabulary_file} cannot be read: {error}") from error
 
     def _cache_folder(self, train: Path) -> Path:
-        """A folder for each place that a corpus lies in."""
+        """Return the cache folder, a different one for each folder that holds a corpus."""
         place = hashlib.sha256(str(train.resolve()).encode()).hexdigest()[:8]
         return (self.cache or self.root / "prepared") / f"{type(self).__name__}-{place}"
 
     def _find(self, name: str) -> Path:
-        """The file ``name`` in the first folder that has it."""
+        """Return the path of the file ``name`` in the first folder that has it."""
         paths = [self.root / folder / name for folder in self.folders]
         found = next((path for path in paths if path.is_file()), None)
-        if found is None:
-            raise DataError(
-                f"{name} is missing: looked for as {', '.join(map(str, paths))}; put it there, or name another folder "
-                "by --data.root"
-            )
-        return found
+        if found is not None:
+            return found
+        if folder := next((path for path in paths if path.is_dir()), None):
+            raise DataError(f"{folder} must be a text file, got a folder")
+        raise DataError(
+            f"{name} is missing (searched as {', '.join(map(str, paths))}). Put it there, or set --data.root."
+        )

@@ -1,43 +1,42 @@
-"""What simple models of word counts reach on a text: the baselines of language modelling.
+"""Unigram and bigram models of word counts: the baselines of language modeling.
 
-Shapes: N tokens of a text, V words, P different pairs of words.
+Shapes: N tokens of a text, V words, P distinct pairs of words.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-BLOCK = 2**24  # pairs that are counted at a time: bounded memory however long the text
+BLOCK = 2**24  # pairs counted at a time, to bound memory
 
 
 def unigram_loss(train_N: np.ndarray, text_N: np.ndarray, size: int) -> float:
-    """Nats per word of p(w) = (n(w) + 1) / (N + V), n counted in ``train_N``; the first word of the text is left out.
+    """Return the nats per word of p(w) = (n(w) + 1) / (N + V) on a text without its first word.
 
     Args:
-        train_N: Numbers of the words that are counted.
-        text_N: Numbers of the words that are predicted.
-        size: V.
+        train_N: Word numbers of the text in which n counts.
+        text_N: Word numbers of the text to predict.
+        size: Number of words V.
     """
     counts_V = np.bincount(train_N, minlength=size) + 1
     return float(-np.log(counts_V / counts_V.sum())[text_N[1:]].mean())
 
 
 def bigram_loss(train_N: np.ndarray, text_N: np.ndarray, size: int) -> float:
-    """Nats per word of an interpolated Kneser-Ney bigram model, without the first word of the text.
+    """Return the nats per word of an interpolated Kneser-Ney bigram model on a text without its first word.
 
     p(w | v) = max(n(v w) - D, 0) / n(v .) + D t(v .) / n(v .) q(w),
     q(w) = max(t(. w) - E, 0) / P + E t(.) / P / V,
-    where n counts pairs and t different pairs, D = n1 / (n1 + 2 n2) from the numbers of pairs seen once and twice, and
-    E the same of the words that follow one and two different words. A word v that was never followed by anything
-    leaves p = q.
+    where n counts pairs and t distinct pairs. D = n1 / (n1 + 2 n2), with n1 and n2 the numbers of pairs seen once and
+    twice. E is the same for words that follow one and two distinct words. If no word ever follows v, p = q.
 
     Source: Kneser and Ney, "Improved backing-off for m-gram language modeling", ICASSP 1995; Chen and Goodman, "An
     empirical study of smoothing techniques for language modeling", 1999.
 
     Args:
-        train_N: Numbers of the words that are counted.
-        text_N: Numbers of the words that are predicted.
-        size: V.
+        train_N: Word numbers of the text in which n counts.
+        text_N: Word numbers of the text to predict.
+        size: Number of words V.
     """
     pairs_P, counts_P = _count_pairs(train_N, size)
     first_P, second_P = np.divmod(pairs_P, size)
@@ -60,7 +59,7 @@ def bigram_loss(train_N: np.ndarray, text_N: np.ndarray, size: int) -> float:
 
 
 def _count_pairs(tokens_N: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs v size + w of neighbours v, w, ascending, and how often each occurs."""
+    """Return the pairs v size + w of neighbors v, w in ascending order, and their counts."""
     pairs_P, counts_P = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for start in range(0, len(tokens_N) - 1, BLOCK):
         block = tokens_N[start : start + BLOCK + 1].astype(np.int64)
@@ -71,6 +70,6 @@ def _count_pairs(tokens_N: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _discount(counts: np.ndarray) -> float:
-    """n1 / (n1 + 2 n2); one half where a text is too small to have such counts."""
+    """Return n1 / (n1 + 2 n2), or one half if no count is 1."""
     once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
     return once / (once + 2 * twice) if once else 0.5

@@ -1,4 +1,4 @@
-"""Penn Treebank as it is used for language modelling."""
+"""Penn Treebank for language modeling."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from datamodules.text.corpus import Corpus
 
 
 class PennTreebank(Corpus):
-    """Penn Treebank in Mikolov's form: 929,589, 73,760 and 82,430 words (ends of lines counted), 10,000 different ones.
+    """Penn Treebank in Mikolov's form: 929,589, 73,760 and 82,430 words (ends of lines counted), 10,000 distinct.
 
-    The files are looked for in ``ptb`` and ``penn-treebank`` below the root folder and in the root folder itself;
-    missing ones are downloaded into the second, from where torchtext knows them to be, and compared with their
-    checksums. Arguments are those of :class:`Corpus`.
+    The files are searched in ``ptb`` and ``penn-treebank`` below the root folder and in the root folder. Missing files
+    are downloaded into ``penn-treebank`` from the address that torchtext has, and verified by checksum. Arguments are
+    those of :class:`Corpus`.
 
     Source: Marcus, Marcinkiewicz and Santorini, "Building a large annotated corpus of English: the Penn Treebank",
     1993; Mikolov et al., "Recurrent neural network based language model", Interspeech 2010.
@@ -36,14 +36,14 @@ class PennTreebank(Corpus):
         return super()._find(name)
 
     def _download(self, name: str) -> None:
-        """Download a file; it appears in its folder when it is whole and its checksum right."""
+        """Download a file, and move it into its folder once its checksum is right."""
         from torchtext.datasets import PennTreebank as Source
         from torchtext.utils import download_from_url
 
         folder = self.root / self.folders[1]
         url = next(url for url in Source.urls if url.endswith(f"/{name}"))
-        looked = ", ".join(str(self.root / folder) for folder in self.folders)
-        instead = f"put it into one of {looked}, or name another folder by --data.root"
+        searched = ", ".join(str(self.root / folder) for folder in self.folders)
+        instead = f"Put it into one of {searched}, or set another folder with --data.root."
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=folder) as temporary:
@@ -51,7 +51,7 @@ class PennTreebank(Corpus):
                 download_from_url(url, str(path))
                 found = md5(path)
                 if found != self.checksums[name]:
-                    raise DataError(f"{url} has the MD5 checksum {found}, not {self.checksums[name]}; {instead}")
+                    raise DataError(f"the MD5 checksum of {url} must be {self.checksums[name]}, got {found}. {instead}")
                 path.replace(folder / name)
-        except OSError as error:  # also every failure of the connection
-            raise DataError(f"{name} is missing and cannot be downloaded from {url} ({error}); {instead}") from error
+        except OSError as error:  # connection failures too
+            raise DataError(f"{name} is missing and cannot be downloaded from {url} ({error}). {instead}") from error

@@ -1,6 +1,6 @@
-"""Long texts as streams: side by side in rows, read window by window, so that a state can be carried on.
+"""Long texts as parallel rows, read in windows for truncated back-propagation through time.
 
-Shapes: R rows of a stream, B those of this process, T steps of a window, N tokens of a text, L = N // R of a row.
+Shapes: R rows of a text, B rows of this process, T steps of a window, N tokens of a text, L = N // R tokens of a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules.base import Batch
 
-IGNORED = -100  # as a target: counts for nothing (what torch's cross_entropy ignores)
+IGNORED = -100  # target that does not count: the ignore_index of torch's cross_entropy
 
 
 class Window(NamedTuple):
@@ -25,16 +25,16 @@ class Window(NamedTuple):
 
 
 class Rows(Dataset[Batch]):
-    """A text cut into ``rows`` pieces of equal length, each a contiguous text, of which this process reads some.
+    """Rows of a text that this process reads.
 
-    Row r holds the tokens r L to (r+1) L. The processes share the rows in order, as evenly as may be; one that has none
-    (the test text is a single row) reads its first token, with targets that count for nothing, so that it takes part
-    in all that the processes do together. The N - R L tokens at the end that would not fill the rows are left out.
+    The text is divided into R contiguous rows of equal length: row r holds the tokens r L to (r+1) L. The last N - R L
+    tokens are left out. The processes share the rows in order, as evenly as possible. A process without a row reads
+    blanks whose targets do not count, so that it takes part in all collective operations.
 
     Args:
-        tokens: The text.
-        rows: R, over all processes.
-        rank: Number of this process.
+        tokens: Text as word numbers.
+        rows: Number of rows R, over all processes.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -53,11 +53,11 @@ class Rows(Dataset[Batch]):
         tokens = torch.as_tensor(self.tokens_BL[:, start : stop + 1].astype(np.int64))
         return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "reset": reset}
 
-    __getitems__ = __getitem__  # what a DataLoader asks for with what the batch sampler gives: here, a window
+    __getitems__ = __getitem__  # DataLoader calls it with an element of the batch sampler, here a window
 
 
 class Windows(Sampler[Window]):
-    """Windows of one length, and a shorter one at the end; the order of evaluation."""
+    """Windows of one length, with a shorter one at the end, for evaluation."""
 
     def __init__(self, steps: int, length: int) -> None:
         self.steps = steps
@@ -72,24 +72,24 @@ class Windows(Sampler[Window]):
 
 
 class TrainingWindows(Sampler[Window]):
-    """Windows of random length, so that a text is not cut at the same places in each epoch; or all of one length.
+    """Windows of random or constant length, for training.
 
-    A random window is max(5, N(m, 5)) steps long, rounded down, where m is ``length``, or half of it with probability
-    0.05. Draws depend on seed and epoch only: all processes cut alike, and a run can go on anywhere in an epoch. How
-    many windows an epoch has is not the same in all of them, so there is no ``__len__``, and Lightning looks one batch
-    ahead.
+    The length of a random window is max(5, N(m, 5)), rounded down, where m is ``length``, or half of it with
+    probability 0.05. The boundaries therefore differ between epochs. They depend on seed and epoch only, so they are
+    the same in all processes, and a run can resume within an epoch. The number of windows differs between epochs, so
+    there is no ``__len__``, and Lightning prefetches one batch.
 
     Source: Merity, Keskar and Socher, "Regularizing and Optimizing LSTM Language Models", ICLR 2018.
 
     Args:
         steps: Steps of a row.
-        length: The usual length.
-        seed: Seed of the draws.
+        length: Usual length.
+        seed: Seed of the lengths.
         random: Whether the lengths are random.
 
     Attributes:
-        epoch: The epoch whose windows are read.
-        start: Windows of this epoch that are done already and left out.
+        epoch: Current epoch.
+        start: Windows to skip at the start of this epoch, because they are finished.
     """
 
     half_probability, deviation, shortest = 0.05, 5.0, 5
@@ -104,11 +104,11 @@ class TrainingWindows(Sampler[Window]):
 
     @property
     def sampler(self) -> TrainingWindows:
-        """This object: Lightning tells the epoch to the sampler of a batch sampler."""
+        """This object, because Lightning sets the epoch on the sampler of a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Read the windows of another epoch, from its start."""
+        """Switch to the windows of this epoch, from the first one."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -116,10 +116,10 @@ class TrainingWindows(Sampler[Window]):
         yield from self.windows(self.epoch)[self.start :]
 
     def windows(self, epoch: int) -> list[Window]:
-        """All windows of an epoch."""
+        """Return all windows of an epoch."""
         if not self.random:
             return list(Windows(self.steps, self.length))
-        # not numpy's new generators: RandomState draws the same in every version
+        # numpy guarantees the same draws in every version for RandomState only
         random = np.random.RandomState([self.seed, epoch])
         windows, start = [], 0
         while start < self.steps:

@@ -1,11 +1,12 @@
-"""Texts as memory-mapped integers: read once, numbered, kept in a cache that is verified, and never held in memory.
+"""Texts as memory-mapped word numbers in a verified cache on disk.
 
-CACHE/index.json        what it was made from (files and settings), the vocabulary, length and checksum of each part
-CACHE/PART.int32        the numbers of the words of a part, 4 bytes each, little-endian
+CACHE/index.json        sources (files and settings), vocabulary, and length and checksum of each part
+CACHE/PART.int32        word numbers of a part, 4 bytes each, little-endian
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import zlib
@@ -22,18 +23,18 @@ from datamodules.base import DataError
 from datamodules.files import replacing, sha256
 from datamodules.text.vocabulary import UnknownWordError, Vocabulary
 
-FORMAT = 1  # of the cache; another number makes old ones stale
-BLOCK = 2**22  # bytes of text that are in memory at a time
+FORMAT = 2  # of the cache; caches of other formats are stale
+BLOCK = 2**22  # bytes of text in memory at a time
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a text becomes words: what stands between white space, and a word for the end of each line.
+    """Settings that divide a text into words, which are separated by white space.
 
     Attributes:
-        end_of_line: The word that is put at the end of each line; None puts none.
-        min_frequency: How often a word of the training text must occur to be in the vocabulary; above 1, ``<unk>``
-            stands for the others.
+        end_of_line: Word at the end of each line; None: none.
+        min_frequency: Minimum count in the training text of a word in the vocabulary. Above 1, other words are
+            ``<unk>``.
     """
 
     end_of_line: str | None = "<eos>"
@@ -42,26 +43,25 @@ class Reading:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A vocabulary and the texts that were numbered by it, by the name of their part of the data."""
+    """Vocabulary, and word numbers of each part of the data by name."""
 
     vocabulary: Vocabulary
     parts: dict[str, np.ndarray]
 
 
 def read_tokens(files: Mapping[str, Path], reading: Reading, cache: Path, vocabulary: Vocabulary | None) -> Tokens:
-    """The texts in ``files`` as numbers, out of ``cache`` if it was made from these files with these settings.
+    """Return texts as word numbers, from ``cache`` if it was made from the same files with the same settings.
 
-    Otherwise the cache is made anew, with progress bars. Memory is needed for the vocabulary and a block of text only.
+    Otherwise the cache is written, with progress bars. Memory holds only the vocabulary and one block of text.
 
     Args:
-        files: The text of each part, UTF-8; the vocabulary is that of ``train``.
-        reading: How a text becomes words.
+        files: UTF-8 text of each part; the vocabulary is that of ``train``.
+        reading: Settings that divide a text into words.
         cache: Folder of the cache.
-        vocabulary: A vocabulary to use in place of that of ``train``.
+        vocabulary: Vocabulary to use instead of that of ``train``.
 
     Raises:
-        DataError: if a file cannot be read or is empty, has a word that the vocabulary has not, or if the cache cannot
-            be written.
+        DataError: A file cannot be read, is empty, or contains an unknown word, or the cache cannot be written.
     """
     settings = {
         "end_of_line": reading.end_of_line,
@@ -86,22 +86,22 @@ def read_tokens(files: Mapping[str, Path], reading: Reading, cache: Path, vocabu
             temporary.write_text(json.dumps({**index, "digest": _digest(index)}), encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"the numbered texts cannot be written to {cache}: {error.strerror}; name another folder by --data.cache"
+            f"the cache {cache} cannot be written: {error.strerror}. Set another folder with --data.cache."
         ) from error
     return Tokens(vocabulary, {part: _mapped(cache, part, index["parts"][part]["count"]) for part in files})
 
 
 def number_text(path: Path, reading: Reading, vocabulary: Vocabulary) -> np.ndarray:
-    """A text as numbers, in memory.
+    """Return a text as word numbers in memory.
 
     Raises:
-        DataError: if the file cannot be read or is empty, or has a word that the vocabulary has not.
+        DataError: The file cannot be read, is empty, or contains an unknown word.
     """
     return np.concatenate(list(_number_blocks(path, reading, vocabulary)))
 
 
 def _read_cache(files: Mapping[str, Path], settings: Mapping[str, Any], cache: Path) -> Tokens | None:
-    """What the cache holds, or None if it is not there, not whole, or was made from something else."""
+    """Return the contents of the cache; None: it is missing, incomplete, or has other sources."""
     try:
         index = json.loads((cache / "index.json").read_text(encoding="utf-8"))
         digest = index.pop("digest")
@@ -129,7 +129,7 @@ def _mapped(cache: Path, part: str, count: int) -> np.ndarray:
 
 
 def _stamp(path: Path) -> dict[str, int]:
-    """What a file that was not changed keeps."""
+    """Return size and time of modification, by which a change of the file is detected."""
     status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -139,7 +139,10 @@ def _digest(index: Mapping[str, Any]) -> str:
 
 
 def _blocks(path: Path, what: str) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a text, some at a time, and the number of the first of them; with a progress bar on a terminal."""
+    """Yield blocks of lines with the number of their first line, with a progress bar on a terminal.
+
+    A byte-order mark at the start of the file is removed.
+    """
     try:
         size = path.stat().st_size
         line = 1
@@ -148,10 +151,12 @@ def _blocks(path: Path, what: str) -> Iterator[tuple[int, list[str]]]:
             tqdm(total=size, desc=f"{what} {path.name}", unit="B", unit_scale=True, disable=None, leave=False) as bar,
         ):
             while lines := file.readlines(BLOCK):
+                if line == 1:
+                    lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
                 try:
                     yield line, [text.decode("utf-8") for text in lines]
                 except UnicodeDecodeError as error:
-                    raise DataError(f"{path} is no UTF-8 text ({error}), near line {line}") from error
+                    raise DataError(f"{path} must be UTF-8 text, got {error} near line {line}") from error
                 line += len(lines)
                 bar.update(sum(map(len, lines)))
     except OSError as error:
@@ -159,7 +164,7 @@ def _blocks(path: Path, what: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _words(lines: list[str], reading: Reading) -> list[str]:
-    """The words of some lines."""
+    """Return the words of some lines."""
     if reading.end_of_line is None:
         return "".join(lines).split()
     return [word for line in lines for word in (*line.split(), reading.end_of_line)]
@@ -173,7 +178,7 @@ def _count_words(path: Path, reading: Reading) -> Counter[str]:
 
 
 def _write_numbers(path: Path, reading: Reading, vocabulary: Vocabulary, output: Path) -> tuple[int, int]:
-    """Write the numbers of a text's words; returns how many there are, and their checksum."""
+    """Write the word numbers of a text, and return their count and checksum."""
     count = checksum = 0
     with output.open("wb") as file:
         for block_N in _number_blocks(path, reading, vocabulary):
@@ -184,7 +189,7 @@ def _write_numbers(path: Path, reading: Reading, vocabulary: Vocabulary, output:
 
 
 def _number_blocks(path: Path, reading: Reading, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-    """The numbers of a text's words, some at a time."""
+    """Yield blocks of the word numbers of a text."""
     empty = True
     for first, lines in _blocks(path, "numbering"):
         try:
@@ -193,10 +198,10 @@ def _number_blocks(path: Path, reading: Reading, vocabulary: Vocabulary) -> Iter
             word = error.args[0]
             line = first + next(i for i, text in enumerate(lines) if word in _words([text], reading))
             raise DataError(
-                f"{path} has the word {word!r} in line {line}, which is not in the vocabulary; words of the training "
-                "text are expected, or a training text with <unk>, which then stands for all others"
+                f"{path} has the word {word!r} in line {line}, which is not in the vocabulary. Use words of the "
+                "training text, or a training text that contains <unk>, which then replaces all other words."
             ) from error
         empty = empty and not any(map(str.strip, lines))
         yield np.array(numbers, dtype="<i4")
     if empty:
-        raise DataError(f"{path} is empty; a text is expected")
+        raise DataError(f"{path} must be a text, got an empty file")

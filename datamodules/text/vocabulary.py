@@ -1,4 +1,4 @@
-"""Words and their numbers."""
+"""Vocabulary: words and their numbers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ UNKNOWN = "<unk>"
 
 
 class UnknownWordError(Exception):
-    """A word that a vocabulary without ``<unk>`` does not have; ``args[0]`` is the word."""
+    """The word ``args[0]`` is not in a vocabulary without ``<unk>``."""
 
 
 def text_of(words: Sequence[str], end_of_line: str | None) -> str:
-    """Words as a text: blanks between them, and a new line where ``end_of_line`` stands."""
+    """Return words as a text, separated by blanks, with a line break for ``end_of_line``."""
     text = " ".join("\n" if word == end_of_line else word for word in words)
     return text.replace(" \n", "\n").replace("\n ", "\n")
 
 
 class Vocabulary:
-    """The words of a text, each with its number; the more frequent a word, the smaller its number.
+    """Words of a text with their numbers; more frequent words have smaller numbers.
 
     Args:
-        words: The words, each once, in the order of their numbers.
+        words: Distinct words in the order of their numbers.
 
     Attributes:
-        words: The words.
-        unknown: The number of ``<unk>``, which stands for every word that is not there; None without it.
+        words: Words in the order of their numbers.
+        unknown: Number of ``<unk>``, which replaces words outside the vocabulary; None: there is no ``<unk>``.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -37,9 +37,9 @@ class Vocabulary:
 
     @classmethod
     def of_counts(cls, counts: Counter[str], min_frequency: int = 1) -> Vocabulary:
-        """The words that were counted at least ``min_frequency`` times; above 1, ``<unk>`` is the word for the rest.
+        """Return the vocabulary of the words with at least ``min_frequency`` counts; above 1, the rest is ``<unk>``.
 
-        Numbered by torchtext, from the most frequent on, equally frequent ones in the order of the alphabet.
+        torchtext numbers the words from the most frequent on, and equally frequent words alphabetically.
         """
         from torchtext.vocab import Vocab  # takes half a second to import
 
@@ -53,10 +53,10 @@ class Vocabulary:
         return len(self.words)
 
     def numbers(self, words: Sequence[str]) -> list[int]:
-        """The numbers of ``words``.
+        """Return the numbers of ``words``.
 
         Raises:
-            UnknownWordError: for the first word that is not there, if ``<unk>`` is not there either.
+            UnknownWordError: A word is not in the vocabulary, and neither is ``<unk>``.
         """
         try:
             return [self._numbers[word] for word in words]
@@ -67,5 +67,5 @@ class Vocabulary:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the words in their order, by which two vocabularies are told apart."""
+        """SHA-256 of the words in order, which identifies the vocabulary."""
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()

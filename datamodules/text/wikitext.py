@@ -1,4 +1,4 @@
-"""WikiText, from its unpacked folders."""
+"""WikiText, read from its unpacked folders."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datamodules.text.corpus import Corpus
 
 
 class WikiText2(Corpus):
-    """WikiText-2: 2,088,628, 217,646 and 245,569 words (ends of lines counted), 33,278 different ones.
+    """WikiText-2: 2,088,628, 217,646 and 245,569 words (ends of lines counted), 33,278 distinct.
 
-    The files are looked for in ``wikitext-2`` below the root folder and in the root folder itself. Arguments are those
-    of :class:`Corpus`.
+    The files are searched in ``wikitext-2`` below the root folder and in the root folder. Arguments are those of
+    :class:`Corpus`.
 
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", ICLR 2017.
     """
@@ -19,10 +19,10 @@ class WikiText2(Corpus):
 
 
 class WikiText103(WikiText2):
-    """WikiText-103: 103,227,021, 217,646 and 245,569 words (ends of lines counted), 267,735 different ones.
+    """WikiText-103: 103,227,021, 217,646 and 245,569 words (ends of lines counted), 267,735 distinct.
 
-    The files are looked for in ``wikitext-103`` below the root folder and in the root folder itself. Arguments are
-    those of :class:`Corpus`. Take an adaptive softmax (``--model.adaptive_cutoffs``).
+    The files are searched in ``wikitext-103`` below the root folder and in the root folder. Arguments are those of
+    :class:`Corpus`. An adaptive softmax (``--model.adaptive_cutoffs``) is recommended.
 
     Source: Merity, Xiong, Bradbury and Socher, "Pointer Sentinel Mixture Models", ICLR 2017.
     """

@@ -1,1 +1,1 @@
-"""Speech: the TIMIT corpus as frames of log-power spectra."""
+"""TIMIT speech corpus as frames of log-power spectra."""

@@ -1,9 +1,8 @@
-"""Features and sounds of utterances in one memory-mapped file, with an index that says what lies where.
+"""Memory-mapped files of features and sounds of utterances, each with an index.
 
-NAME.float32 (or .float16)   for each utterance its features (T, F), then its sound (N,), one after the other
-NAME.json                    the index: settings, type of the numbers, and of each utterance speaker, sentence, T, N
-                             and the CRC-32 of its numbers
-.NAME.part, .NAME.journal    the same while they are being written; a later call goes on from there
+NAME.float32 (or .float16)   features (T, F), then sound (N,), of each utterance in turn
+NAME.json                    index: settings, number type, and speaker, sentence, T, N and CRC-32 of each utterance
+.NAME.part, .NAME.journal    data and index of an unfinished file; a later call continues it
 
 Shapes: T frames, F features, N samples.
 """
@@ -28,7 +27,7 @@ DTYPES = ("float32", "float16")
 
 
 class Utterance(NamedTuple):
-    """What the index says of an utterance."""
+    """Entry of the index for an utterance."""
 
     speaker: str
     sentence: str
@@ -41,19 +40,19 @@ Arrays = tuple[np.ndarray, np.ndarray]  # features (T, F) and sound (N,)
 
 
 class FeatureFile:
-    """The utterances of one file, read where they lie.
+    """Utterances of one memory-mapped file.
 
     Args:
-        folder: Where the file and its index are.
-        name: Their name, without the endings.
-        settings: What the features must have been made with.
+        folder: Folder of the file and its index.
+        name: Name of both, without extension.
+        settings: Settings with which the features must have been made.
 
     Attributes:
-        name: The name.
-        utterances: What the index says of each.
+        name: Name of the file, without extension.
+        utterances: Entries of the index.
 
     Raises:
-        DataError: if the file or its index is missing, not whole, or of other settings.
+        DataError: The file or its index is missing, damaged, or was made with other settings.
     """
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
@@ -64,29 +63,28 @@ class FeatureFile:
             self.utterances = [Utterance(*fields) for fields in held["utterances"]]
             dtype, self.features = np.dtype(held["dtype"]), int(held["settings"]["features"])
         except OSError as error:
-            raise DataError(f"{index} cannot be read: {error.strerror}; prepare the data") from error
+            raise DataError(f"{index} cannot be read: {error.strerror}. Prepare the data.") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{index} is damaged; remove {folder}, and prepare the data anew") from error
+            raise DataError(f"{index} is damaged. {_again(folder)}") from error
         if held["settings"] != dict(settings):
             raise DataError(
-                f"{index} was made with {held['settings']}, but {dict(settings)} is expected; remove {folder}, and "
-                "prepare the data anew"
+                f"the settings of {index} must be {dict(settings)}, got {held['settings']}. {_again(folder)}"
             )
+        if not self.utterances:
+            raise DataError(f"{index} must list at least one utterance, got none. {_again(folder)}")
         self.path = folder / f"{name}.{dtype}"
         self.ends = np.cumsum([self._numbers(utterance) for utterance in self.utterances])
         try:
             self.numbers = np.memmap(self.path, dtype, mode="r").view(np.ndarray)
         except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise DataError(
-                f"{self.path} cannot be read: {error}; remove {folder}, and prepare the data anew"
-            ) from error
+            raise DataError(f"{self.path} cannot be read: {error}. {_again(folder)}") from error
         self._verify()
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def __getitem__(self, number: int) -> Arrays:
-        """Features (T, F) and sound (N,) of an utterance, as views of the file."""
+        """Return features (T, F) and sound (N,) of an utterance, as views of the file."""
         utterance, held = self.utterances[number], self._held(number)
         split = utterance.frames * self.features
         return held[:split].reshape(utterance.frames, self.features), held[split:]
@@ -100,13 +98,13 @@ class FeatureFile:
 
     def _verify(self) -> None:
         """Compare size and checksums with the index."""
-        remedy = f"remove {self.path.parent}, and prepare the data anew"
+        remedy = _again(self.path.parent)
         if len(self.numbers) != self.ends[-1]:
-            raise DataError(f"{self.path} holds {len(self.numbers)} numbers of {self.ends[-1]}; {remedy}")
+            raise DataError(f"{self.path} must hold {self.ends[-1]} numbers, got {len(self.numbers)}. {remedy}")
         for number, utterance in enumerate(self.utterances):
             if zlib.crc32(self._held(number).data) != utterance.crc32:
                 raise DataError(
-                    f"{self.path} is damaged at {utterance.speaker} {utterance.sentence}: another checksum; {remedy}"
+                    f"{self.path} is damaged at {utterance.speaker} {utterance.sentence} (wrong checksum). {remedy}"
                 )
 
 
@@ -118,20 +116,20 @@ def write_features(
     utterances: Sequence[tuple[str, str]],
     make: Callable[[int], Iterable[Arrays]],
 ) -> None:
-    """Write a file of features and its index, or go on with one that was begun; nothing to do where it is there.
+    """Write a file of features and its index, or finish an interrupted one. Complete files are left unchanged.
 
-    The index appears when the file is whole and on the disc, so what has an index is complete.
+    The index is written after the file has reached the disk, so a file with an index is complete.
 
     Args:
-        folder: Folder of the files; it must be there.
-        name: Name of the files, without endings.
-        settings: What the features are made with; ``features`` is F.
-        dtype: Type of the numbers, one of DTYPES.
-        utterances: (speaker, sentence) of each.
-        make: Called with the number of the first utterance that is missing, for features and sounds from there on.
+        folder: Existing folder of the files.
+        name: Name of the files, without extension.
+        settings: Settings of the features; ``features`` is F.
+        dtype: Number type, one of DTYPES.
+        utterances: (speaker, sentence) of each utterance.
+        make: Function that takes the number of the first missing utterance, and returns features and sounds from there.
 
     Raises:
-        DataError: if the files cannot be written, or are there with other settings or utterances.
+        DataError: The files cannot be written, or exist with other settings or utterances.
     """
     index, part, journal = (folder / file for file in (f"{name}.json", f".{name}.part", f".{name}.journal"))
     heading = {"settings": dict(settings), "dtype": dtype, "names": [list(pair) for pair in utterances]}
@@ -148,7 +146,7 @@ def write_features(
                 held = b"".join(np.ascontiguousarray(array, dtype).tobytes() for array in (features, sound))
                 done.append(Utterance(speaker, sentence, len(features), len(sound), zlib.crc32(held)))
                 data.write(held)
-                data.flush()  # before the journal says that it is there
+                data.flush()  # before its entry in the journal
                 log.write(json.dumps(done[-1]) + "\n")
                 log.flush()
             os.fsync(data.fileno())
@@ -158,27 +156,27 @@ def write_features(
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write ``data`` so that ``path`` is at any time missing, the old file or the new one, never a half of it."""
+    """Replace ``path`` atomically by ``data`` as JSON."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Say in a sentence why files could not be written into ``folder``.
+    """Convert an OSError of the block into a message about ``folder``.
 
     Raises:
-        DataError: in the place of an OSError.
+        DataError: The block raised an OSError.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
-                f"{folder} is full ({error.strerror}); make room, and the same command goes on where it stopped, or "
-                "name another folder"
+                f"{folder} is full ({error.strerror}). Free some space and repeat the command, which continues where "
+                "it stopped, or use another folder."
             ) from error
-        raise DataError(f"{folder} cannot be written: {error.strerror}; name another folder") from error
+        raise DataError(f"{folder} cannot be written: {error.strerror}. Use another folder.") from error
 
 
 def _check_same(index: Path, heading: Mapping[str, Any]) -> None:
@@ -187,13 +185,13 @@ def _check_same(index: Path, heading: Mapping[str, Any]) -> None:
     for what in found:
         if found[what] != heading[what]:
             raise DataError(
-                f"{index.parent} was prepared from other recordings or with another type of numbers (here {what}); "
-                "name another folder, or remove this one"
+                f"{index.parent} was prepared from other recordings or with another number type ({what} differs). Use "
+                "another folder, or remove this one."
             )
 
 
 def _begun(journal: Path, part: Path, heading: Mapping[str, Any]) -> list[Utterance]:
-    """The utterances that are whole in a file that was begun; what comes after them is cut off."""
+    """Return the complete utterances of an unfinished file, and truncate the rest."""
     done: list[Utterance] = []
     size = np.dtype(heading["dtype"]).itemsize
     try:
@@ -209,13 +207,17 @@ def _begun(journal: Path, part: Path, heading: Mapping[str, Any]) -> list[Uttera
                 data_end, log_end = data.tell(), log.tell()
             data.truncate(data_end)
             log.truncate(log_end)
-    except (FileNotFoundError, ValueError):  # not begun, or killed within the first line
+    except (FileNotFoundError, ValueError):  # nothing written yet, or interrupted within the first line
         return []
     return done
 
 
+def _again(folder: Path) -> str:
+    return f"Remove {folder} and prepare the data again."
+
+
 def _utterance(line: bytes) -> Utterance | None:
-    """A line of the journal; None for its end, which may be half a line."""
+    """Parse a line of the journal; None: the end, or an incomplete line."""
     try:
         return Utterance(*json.loads(line)) if line.endswith(b"\n") else None
     except (ValueError, TypeError):

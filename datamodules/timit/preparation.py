@@ -1,4 +1,4 @@
-"""From the TIMIT disc to files of features: ``python -m app prepare timit``, and the data module at its first use."""
+"""Preparation of TIMIT: from the recordings on a disc to files of features and sounds."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ SETTINGS = {
     "floor": spectra.FLOOR,
     "filter_width": spectra.FILTER_WIDTH,
 }
-WHOLE = "timit.json"  # is there when all files are, and names them
-AHEAD = 8  # recordings that a process may be ahead of the writing
+COMPLETE = "timit.json"  # lists all files; written after them
+AHEAD = 8  # recordings that each process may prepare in advance
 
 
 def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int | None = None) -> list[FeatureFile]:
-    """Write the features and the sounds at 8 kHz of a TIMIT disc, a file for each group of speakers that is there.
+    """Write features and sounds at 8 kHz of a TIMIT disc, with one file for each group of speakers.
 
-    A call that was killed, or ran out of room, is gone on with by the next; files that are whole are left as they are.
+    An interrupted call is continued by the next one. Complete files are left unchanged.
 
     Args:
-        root: Folder of the disc; it is only read.
-        out: Folder of the files, which is made.
-        dtype: Type of the numbers: float32, or float16 with half the room and an error of up to 0.02 dB.
-        processes: How many prepare at once; None means one for each processor.
+        root: Folder of the disc, which is only read.
+        out: Folder of the files; it is created.
+        dtype: Number type: float32, or float16 with half the size and an error of up to 0.02 dB.
+        processes: Number of processes; None: one for each processor.
 
     Returns:
         The files.
 
     Raises:
-        DataError: if there is no disc, a recording cannot be used, or the files cannot be written.
-        ValueError: if an argument lies outside what is accepted.
+        DataError: There is no disc, a recording cannot be used, or the files cannot be written.
+        ValueError: An argument is outside its range.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is expected")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if processes is not None and processes < 1:
-        raise ValueError(f"processes is {processes}; an integer of at least 1 is expected")
+        raise ValueError(f"processes must be an integer of at least 1, got {processes}")
     recordings = find_recordings(root)
     groups: list[str] = []
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         with (
-            FileLock(out / ".lock"),  # another process that prepares here is waited for
+            FileLock(out / ".lock"),  # waits for another process that prepares the same folder
             tqdm(total=len(recordings), desc=f"TIMIT to {out}", unit="utterance", disable=None) as bar,
         ):
             for group, members in groupby(recordings, key=lambda recording: recording.group):
@@ -65,30 +65,30 @@ def prepare_timit(root: Path, out: Path, dtype: str = "float32", processes: int 
                 names = [(recording.speaker, recording.sentence) for recording in maker.recordings]
                 write_features(out, group, SETTINGS, dtype, names, maker)
                 groups.append(group)
-            write_json(out / WHOLE, groups)
+            write_json(out / COMPLETE, groups)
     return open_timit(out)
 
 
 def is_prepared(out: Path) -> bool:
-    """Whether a preparation has come to its end in ``out``."""
-    return (out / WHOLE).exists()
+    """Return whether ``out`` holds a complete preparation."""
+    return (out / COMPLETE).exists()
 
 
 def open_timit(out: Path) -> list[FeatureFile]:
-    """The files that :func:`prepare_timit` wrote, one for each group of speakers that was on the disc.
+    """Return the files that :func:`prepare_timit` wrote, one for each group of speakers.
 
     Raises:
-        DataError: if they are missing, damaged, or of another version of the program.
+        DataError: They are missing, damaged, or of another version of the program.
     """
     try:
-        groups = json.loads((out / WHOLE).read_text(encoding="utf-8"))
+        groups = json.loads((out / COMPLETE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{out / WHOLE} cannot be read ({error}); prepare the data again") from error
+        raise DataError(f"{out / COMPLETE} cannot be read ({error}). Prepare the data again.") from error
     return [FeatureFile(out, group, SETTINGS) for group in groups]
 
 
 class _Maker:
-    """Features and sounds of recordings, made by several processes, in the order of the recordings."""
+    """Features and sounds of recordings, computed by several processes, in the order of the recordings."""
 
     def __init__(self, recordings: Sequence[Recording], processes: int, bar: tqdm[Any]) -> None:
         self.recordings = recordings
@@ -98,14 +98,14 @@ class _Maker:
     def __call__(self, first: int) -> Iterator[Arrays]:
         rest = self.recordings[first:]
         self.bar.update(first)
-        processes = self.processes if len(rest) > AHEAD * self.processes else 0  # a few are faster made here
-        # a DataLoader keeps the order, makes a bounded number ahead, and its processes end with this one
+        processes = self.processes if len(rest) > AHEAD * self.processes else 0  # faster for few recordings
+        # a DataLoader keeps the order, bounds the number in advance, and ends its processes with this one
         loader = DataLoader(
             _Recordings(rest),
             batch_size=None,
             num_workers=processes,
             prefetch_factor=AHEAD if processes else None,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
         )
         for made in loader:
             if isinstance(made, str):
@@ -115,7 +115,7 @@ class _Maker:
 
 
 class _Recordings(Dataset[Arrays | str]):
-    """Features and sound of each recording, as numpy arrays; or the sentence that says what is wrong with it."""
+    """Features and sound of each recording as numpy arrays, or an error message."""
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self.recordings = recordings
@@ -131,5 +131,5 @@ class _Recordings(Dataset[Arrays | str]):
         return spectra.features(sound).float().numpy(), sound.numpy()
 
 
-def _as_it_is(made: Any) -> Any:
-    return made  # numpy arrays go through a pipe; tensors would need shared memory, of which containers have little
+def _unchanged(made: Any) -> Any:
+    return made  # numpy arrays go through a pipe; tensors would need shared memory, which is scarce in containers

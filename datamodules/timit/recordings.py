@@ -1,4 +1,4 @@
-"""The recordings of TIMIT as they lie on a disc, in any of the layouts in which the corpus goes about."""
+"""Recordings of TIMIT on disk, in any of the known layouts of the corpus."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from datamodules.timit.spectra import ORIGINAL_RATE
 
 GROUPS = {"training": TRAINING, "development": DEVELOPMENT, "core_test": CORE_TEST}
 OTHER = "other"  # the other 94 speakers of the folder TEST
-SENTENCES = 8  # of each speaker, without the two (SA1, SA2) that all of them read
-DEPTH = 3  # folders between the root and the corpus
+SENTENCES = 8  # of each speaker, without SA1 and SA2, which all speakers read
+DEPTH = 3  # levels of folders between the root and the corpus
 SPEAKER, SENTENCE = r"[fm][a-z]{3}\d", r"s[aix]\d+"
 LDC = re.compile(rf"dr[1-8]/({SPEAKER})/({SENTENCE})(?:\.wav)+", re.IGNORECASE)
 SAMPLE = re.compile(rf"dr[1-8]-({SPEAKER})/({SENTENCE})(?:\.wav)+", re.IGNORECASE)
 
 
 class Recording(NamedTuple):
-    """A wave file. Speaker and sentence are in lower case, the group is that of the speaker."""
+    """Wave file with the group of its speaker; speaker and sentence are in lower case."""
 
     group: str
     speaker: str
@@ -34,14 +34,14 @@ class Recording(NamedTuple):
 
 
 def find_recordings(root: Path) -> list[Recording]:
-    """The recordings below ``root``, without the sentences SA1 and SA2, by group, speaker and sentence.
+    """Return the recordings below ``root``, without SA1 and SA2, sorted by group, speaker and sentence.
 
-    Two layouts are known, in any case of letters and with the endings .wav, .WAV and .WAV.wav: the one of the LDC,
-    ``TRAIN|TEST/DR1/FCJF0/SI648.WAV``, and that of the free sample, ``dr1-fvmh0/si836.wav``. The corpus may lie up to
-    three folders below ``root``. Of several files of one recording the one with the shortest name is taken.
+    Two layouts are known: that of the LDC, ``TRAIN|TEST/DR1/FCJF0/SI648.WAV``, and that of the free sample,
+    ``dr1-fvmh0/si836.wav``. Letters may be in upper or lower case, and extensions may be .wav, .WAV or .WAV.wav. The
+    corpus may be up to three folders below ``root``. Of several files of a recording, the shortest name is used.
 
     Raises:
-        DataError: if there is no such folder, no corpus in it, or more than one.
+        DataError: The folder does not exist, or holds no corpus or more than one.
     """
     try:
         corpus = _find_corpus(root)
@@ -53,20 +53,20 @@ def find_recordings(root: Path) -> list[Recording]:
                 speaker, sentence = match[1].lower(), match[2].lower()
                 found.setdefault((speaker, sentence), Recording(group_of(speaker), speaker, sentence, path))
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}; allow the folder to be read") from error
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}. Make the folder readable.") from error
     return sorted(recording for recording in found.values() if not recording.sentence.startswith("sa"))
 
 
 def group_of(speaker: str) -> str:
-    """The part of the corpus that a speaker belongs to: training, development, core_test or other."""
+    """Return the group of a speaker: training, development, core_test or other."""
     return next((group for group, speakers in GROUPS.items() if speaker in speakers), OTHER)
 
 
 def read_sound(path: Path) -> Tensor:
-    """The samples of a wave file (NIST SPHERE or RIFF; 16 kHz, 16 bit, one channel), float32 in [-1, 1).
+    """Return the samples of a wave file (NIST SPHERE or RIFF; 16 kHz, 16 bit, one channel), float32 in [-1, 1).
 
     Raises:
-        DataError: if the file cannot be read, is of another kind, or is not whole.
+        DataError: The file cannot be read, has another format, or is incomplete.
     """
     try:
         header = path.open("rb").read(4096)
@@ -74,27 +74,27 @@ def read_sound(path: Path) -> Tensor:
             kind = (file.samplerate, file.channels, file.subtype)
             samples = file.read(dtype="float32")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; allow the file to be read") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}. Make the file readable.") from error
     except soundfile.SoundFileError as error:
         reason = str(error).rpartition(": ")[2].rstrip(".")
-        raise DataError(f"{path} is damaged ({reason}): a wave file is expected; copy it anew") from error
+        raise DataError(f"{path} must be a wave file, got a damaged one ({reason}). Copy it again.") from error
     if kind != (ORIGINAL_RATE, 1, "PCM_16"):
         rate, channels, subtype = kind
         raise DataError(
-            f"{path} has {rate} samples a second, {channels} channel(s), coded as {subtype}; {ORIGINAL_RATE}, 1 and "
-            "PCM_16 are expected"
+            f"{path} must have {ORIGINAL_RATE} samples per second, 1 channel and the coding PCM_16, got {rate}, "
+            f"{channels} and {subtype}"
         )
     declared = _declared_samples(header)
     if len(samples) != declared or not declared:
-        raise DataError(f"{path} is not whole: it holds {len(samples)} samples of {declared}; copy it anew")
+        raise DataError(f"{path} must have {declared} samples, as its header says, got {len(samples)}. Copy it again.")
     return torch.from_numpy(samples)
 
 
 def differences(utterances: Iterable[tuple[str, str]]) -> list[str]:
-    """What the training, development and core test speakers lack or have too much, by name, a phrase for each.
+    """Return a phrase for each difference from the corpus: missing speakers, missing and extra sentences.
 
     Args:
-        utterances: (speaker, sentence), without SA1 and SA2.
+        utterances: (speaker, sentence) of each utterance, without SA1 and SA2.
     """
     sentences: dict[str, list[str]] = {}
     for speaker, sentence in utterances:
@@ -103,7 +103,8 @@ def differences(utterances: Iterable[tuple[str, str]]) -> list[str]:
     for group, speakers in GROUPS.items():
         there, missing = sorted(speakers & sentences.keys()), sorted(speakers - sentences.keys())
         if len(there) < len(missing):
-            phrases.append(f"{group}: {len(there)} of {len(speakers)} speakers are there: {' '.join(there) or 'none'}")
+            names = " ".join(there) or "none"
+            phrases.append(f"{group}: {len(there)} of {len(speakers)} speakers are present: {names}")
         elif missing:
             phrases.append(f"{group}: {len(missing)} of {len(speakers)} speakers are missing: {' '.join(missing)}")
         phrases += [
@@ -116,18 +117,18 @@ def differences(utterances: Iterable[tuple[str, str]]) -> list[str]:
 
 def _find_corpus(root: Path) -> Path:
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; the folder of the TIMIT disc is expected")
+        raise DataError(f"the folder of the TIMIT disc does not exist: {root}")
     level = [root]
     for _ in range(DEPTH + 1):
         found = [folder for folder in level if _is_corpus(folder)]
         if len(found) > 1:
-            raise DataError(f"{root} holds more than one TIMIT: {', '.join(map(str, found))}; name one of them")
+            raise DataError(f"{root} must hold one TIMIT, got several: {', '.join(map(str, found))}. Use one of them.")
         if found:
             return found[0]
         level = [folder for above in level for folder in _folders(above)]
     raise DataError(
-        f"{root} holds no TIMIT: TRAIN and TEST with folders DR1 to DR8 (the LDC's release), or folders such as "
-        "dr1-fvmh0 (the free sample), are expected there or up to three folders below; name the folder of the disc"
+        f"{root} holds no TIMIT. The LDC's release has folders TRAIN and TEST with DR1 to DR8, and the free sample has "
+        "folders such as dr1-fvmh0. Use the folder of the disc, or one up to three folders above it."
     )
 
 
@@ -147,7 +148,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _declared_samples(header: bytes) -> int:
-    """How many samples of 16 bits a wave file says it has; 0 if it does not say."""
+    """Return the number of 16-bit samples in the header of a wave file; 0: it has no such entry."""
     if header.startswith(b"NIST_1A"):
         count = re.search(rb"sample_count -i (\d+)", header)
         return int(count[1]) if count else 0

@@ -1,8 +1,8 @@
-"""The speakers of TIMIT by the part of the corpus that they belong to.
+"""Speakers of TIMIT by group: training, development and core test, without overlap.
 
-Training: those of the folder TRAIN of the LDC release, all 462. Of the 168 of the folder TEST: the core test set of the
-corpus's documentation, two men and a woman of each of the eight dialect regions, and the development set of 50 that
-has become customary (Halberstadt 1998, and the Kaldi recipe). No speaker is in two of them.
+Training: the 462 speakers of the folder TRAIN of the LDC release. Core test: the 24 speakers of the corpus's
+documentation, two men and one woman of each of the eight dialect regions. Development: the customary 50 speakers of the
+folder TEST (Halberstadt 1998, and the Kaldi recipe).
 """
 
 _TRAINING = """

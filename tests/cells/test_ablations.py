@@ -1,4 +1,4 @@
-"""The simplest explanations: equal to what they explain where they should be, and to their own equations."""
+"""Ablations: equal to the cells that they should equal, and to their own equations."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ def make_input(T=20):
 
 @pytest.mark.parametrize("engine", ["reference", "library"])
 @pytest.mark.parametrize(("momentum", "step_size"), [(0.6, 0.6), (0.95, 0.1), (0.0, 2.0)])
-def test_a_filter_before_an_lstm_is_momentum_lstm(momentum, step_size, engine):
-    """Outputs, and the gradients of everything that both have, over a sequence in two parts."""
+def test_lstm_on_a_filtered_input_equals_momentum_lstm(momentum, step_size, engine):
+    """Outputs and the gradients of all common parameters, over a sequence in two parts."""
     numbers = {"momentum": momentum, "step_size": step_size, "engine": engine}
     momentum_lstm = cell_builders.random_cell(cells.MomentumLSTM, 3, 5, **numbers)
     filtered = cells.FilteredLSTM(3, 5, **numbers).double()
@@ -42,7 +42,7 @@ def test_a_filter_before_an_lstm_is_momentum_lstm(momentum, step_size, engine):
         assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_scaled_input_is_momentum_0():
+def test_scaled_lstm_equals_momentum_0():
     scaled = cell_builders.random_cell(cells.ScaledLSTM, 3, 5, step_size=0.4)
     momentum = cells.MomentumLSTM(3, 5, momentum=0.0, step_size=0.4).double()
     momentum.load_state_dict(scaled.state_dict())
@@ -50,12 +50,12 @@ def test_scaled_input_is_momentum_0():
     assert_close(scaled(x_BTI)[0], momentum(x_BTI)[0], rtol=0, atol=0)
 
 
-def test_a_gate_that_is_not_trained_is_momentum():
+def test_untrained_gate_equals_momentum():
     gated = cells.GatedMomentumLSTM(3, 5, momentum=0.7, step_size=0.4).double()
     momentum = cells.MomentumLSTM(3, 5, momentum=0.7, step_size=0.4).double()
     momentum.load_state_dict({name: w for name, w in gated.state_dict().items() if not name.startswith("drive.")})
     x_BTI = make_input()
-    assert_close(gated(x_BTI)[0], momentum(x_BTI)[0], rtol=0, atol=1e-7)  # the bias was made in float32
+    assert_close(gated(x_BTI)[0], momentum(x_BTI)[0], rtol=0, atol=1e-7)  # the bias was initialized in float32
 
 
 def test_learned_momentum_learns_by_default():
@@ -97,21 +97,21 @@ def row(bias):
     return bias[..., None, :]
 
 
-def test_linear_units_start_with_times_spread_on_a_logarithmic_scale():
+def test_linear_units_start_with_times_on_a_logarithmic_scale():
     decay_N = torch.sigmoid(cells.LinearStateLSTM(1, 2, linear_units=3, longest=200.0).raw_decay)
     assert_close(1 / (1 - decay_N), torch.tensor([2.0, 20.0, 200.0]), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("build", "arguments", "sentence"),
+    ("build", "arguments", "message"),
     [
-        (cells.FilteredLSTM, {"momentum": 1.0}, r"momentum is 1.0; a number in \[0, 1\) is expected"),
-        (cells.GatedMomentumLSTM, {"momentum": 0.0}, r"momentum is 0.0; a number in \(0, 1\) is expected"),
-        (cells.ScaledLSTM, {"step_size": 0}, r"step_size is 0; a number in \(0, inf\) is expected"),
-        (cells.LinearStateLSTM, {"linear_units": 0}, "linear_units is 0; an integer of at least 1 is expected"),
-        (cells.LinearStateLSTM, {"longest": 1}, r"longest is 1; a number in \(1, inf\) is expected"),
+        (cells.FilteredLSTM, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        (cells.GatedMomentumLSTM, {"momentum": 0.0}, r"momentum must be in \(0, 1\), got 0.0"),
+        (cells.ScaledLSTM, {"step_size": 0}, r"step_size must be in \(0, inf\), got 0"),
+        (cells.LinearStateLSTM, {"linear_units": 0}, "linear_units must be a positive integer, got 0"),
+        (cells.LinearStateLSTM, {"longest": 1}, r"longest must be in \(1, inf\), got 1"),
     ],
 )
-def test_a_bad_argument_is_named(build, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_argument_raises(build, arguments, message):
+    with pytest.raises(ValueError, match=message):
         build(1, 4, **arguments)

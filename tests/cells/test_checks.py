@@ -1,4 +1,4 @@
-"""check_cell: every built-in cell passes, and each broken cell fails the check that is there for its mistake."""
+"""check_cell: every built-in cell passes, and each broken cell fails the check of its fault."""
 
 import copy
 from functools import partial
@@ -16,13 +16,13 @@ BUILT_IN = {name: found[0] for name, found in cells.registered_cells().items() i
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_built_in_cell_keeps_the_contract(name):
+def test_every_built_in_cell_fulfills_the_contract(name):
     check_cell(BUILT_IN[name])
 
 
 @pytest.mark.parametrize("engine", ["reference", "library"])
 @pytest.mark.parametrize("name", ["MomentumLSTM", "SRGRU", "LSTM"])
-def test_every_engine_keeps_the_contract(name, engine):
+def test_every_engine_fulfills_the_contract(name, engine):
     check_cell(partial(BUILT_IN[name], engine=engine))
 
 
@@ -37,12 +37,12 @@ def test_every_engine_keeps_the_contract(name, engine):
         ("NesterovGRU", {"sign": -1, "restart_period": 2, "bias": False}),
     ],
 )
-def test_options_keep_the_contract(name, arguments):
+def test_options_fulfill_the_contract(name, arguments):
     check_cell(partial(BUILT_IN[name], **arguments))
 
 
 class Leaky(cells.Cell):
-    """h_t = tanh(d h_{t-1} + W x_t), written as a third party would: the base class does the rest."""
+    """h_t = tanh(d h_{t-1} + W x_t), written as by a third party, on the base class alone."""
 
     def __init__(self, input_size, hidden_size, *, decay=0.5):
         super().__init__(input_size, hidden_size)
@@ -193,10 +193,10 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
 @pytest.mark.parametrize(
     ("build", "check", "found"),
     [
-        (WrongSize, checks.check_construction, r"\(4, 6\) was asked for, the cell says \(4, 7\)"),
+        (WrongSize, checks.check_construction, r"must be \(4, 6\), got \(4, 7\)"),
         (NotPlain, checks.check_construction, "own arguments must be plain data"),
-        (RoleOfNothing, checks.check_construction, "there is a role for wieght, but no such parameter"),
-        (TimeFirst, checks.check_shapes, r"outputs of shape \(3, 7, 6\) expected, got \(7, 3, 6\)"),
+        (RoleOfNothing, checks.check_construction, "roles must name parameters, got wieght"),
+        (TimeFirst, checks.check_shapes, r"outputs must have shape \(3, 7, 6\), got \(7, 3, 6\)"),
         (StateNotBatchFirst, checks.check_shapes, r"a state leaf for 3 rows has shape \(1, 3, 6\)"),
         (AnyInput, checks.check_bad_input, r"an input of shape \(3, 7, 5\) was accepted|RuntimeError"),
         (ForwardIsNotStep, checks.check_step_equals_forward, "forward and the step loop differ by"),
@@ -213,12 +213,12 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
         (LosesABuffer, checks.check_state_dict, "a cell and one with its state dict differ by"),
         (NotPickled, checks.check_copies, "local object"),
         (CopyIsShared, checks.check_copies, "a cell before and after a change of its deepcopy differ by"),
-        (FixedDtype, checks.check_dtypes, "an initial state of torch.float32 in a cell of torch.float64"),
-        (FixedDevice, checks.check_device_move, "the states of a cell on 'meta' lie on cpu"),
-        (LowPrecision, checks.check_autocast, "bf16 autocast is .* away from float32"),
+        (FixedDtype, checks.check_dtypes, "of a cell of torch.float64 must have this dtype, got torch.float32"),
+        (FixedDevice, checks.check_device_move, "the states of a cell on 'meta' must be there, got cpu"),
+        (LowPrecision, checks.check_autocast, "bf16 autocast must differ from float32 by less than 0.05"),
     ],
 )
-def test_a_broken_cell_fails_the_check_of_its_mistake(build, check, found, monkeypatch):
+def test_broken_cell_fails_the_check_of_its_fault(build, check, found, monkeypatch):
     with pytest.raises(AssertionError, match=f"^{build.__name__} breaks the rule"):
         check_cell(build)
     assert check in checks.CHECKS
@@ -228,12 +228,12 @@ def test_a_broken_cell_fails_the_check_of_its_mistake(build, check, found, monke
 
 
 def test_every_check_has_a_broken_cell():
-    """A check that no cell here fails might check nothing."""
-    tested = {case[1] for case in test_a_broken_cell_fails_the_check_of_its_mistake.pytestmark[0].args[1]}
+    """Otherwise a check might check nothing."""
+    tested = {case[1] for case in test_broken_cell_fails_the_check_of_its_fault.pytestmark[0].args[1]}
     assert tested == set(checks.CHECKS)
 
 
-def test_check_cell_leaves_the_random_numbers_alone():
+def test_check_cell_keeps_the_random_state():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""What follows from the algebra of drives and cores, each as a test."""
+"""Identities that follow from the algebra of drives and cores."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def build(name, I=3, **arguments):  # noqa: E741
 
 
 def with_weights_of(cell, other, scale=1.0):
-    """``other`` with the weights of ``cell``, W and b_ih scaled."""
+    """Give ``other`` the weights of ``cell``, with W and b_ih scaled, and return it."""
     weights = {k: v.clone() for k, v in cell.state_dict().items() if not k.startswith("drive.")}
     for name in {"weight_ih", "bias_ih"} & weights.keys():
         weights[name] *= scale
@@ -32,7 +32,7 @@ def make_input(T=12, I=3):  # noqa: E741
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize(("drive", "arguments"), [("Momentum", {"momentum": 0.8}), ("SR", {"restart_period": 5})])
-def test_a_linear_drive_is_the_plain_cell_on_the_filtered_input(core, drive, arguments):
+def test_linear_drive_equals_the_plain_cell_on_the_filtered_input(core, drive, arguments):
     """x~_t = c_t x~_{t-1} + s x_t, and the bias as the weight of the filtered 1."""
     cell = build(drive + core, step_size=0.3, **arguments)
     x_BTI = make_input()
@@ -72,7 +72,7 @@ def test_adam_without_momentum_is_rmsprop(core, delta_in_root):
 
 @pytest.mark.parametrize("core", CORES)
 def test_rmsprop_with_huge_delta_is_the_plain_cell(core):
-    """Where delta drowns the average, v_t = s a_t / sqrt(delta)."""
+    """If delta is much larger than the average, v_t = s a_t / sqrt(delta)."""
     cell = build("RMSProp" + core, delta=1e16, step_size=1e8)
     plain = with_weights_of(cell, build(core))
     x_BTI = make_input()
@@ -80,7 +80,7 @@ def test_rmsprop_with_huge_delta_is_the_plain_cell(core):
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_rmsprop_does_not_see_the_scale_of_the_input(core):
+def test_rmsprop_is_invariant_to_the_scale_of_the_input(core):
     small = build("RMSProp" + core, delta=1e-18)
     large = with_weights_of(small, build("RMSProp" + core, delta=1e-18), scale=1e3)
     x_BTI = make_input()
@@ -89,8 +89,8 @@ def test_rmsprop_does_not_see_the_scale_of_the_input(core):
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("drive", DRIVES)
-def test_the_gradient_through_time_holds_no_momentum(core, drive):
-    """dh_T/dh_0 is that of the core at the same pre-activations, whatever the drive made of the input."""
+def test_gradient_through_time_does_not_contain_the_drive(core, drive):
+    """dh_T/dh_0 equals that of the core at the same pre-activations, for any drive."""
     cell = build(drive + core)
     x_BTI = make_input()
     start = cell_builders.random_state(cell, 2)
@@ -100,7 +100,7 @@ def test_the_gradient_through_time_holds_no_momentum(core, drive):
     (found,) = torch.autograd.grad(y_BTH[:, -1].sum(), start.core.h)
     h_BH = start.core.h.detach().requires_grad_()
     state = start.core._replace(h=h_BH)
-    for v_BG in seen:  # v as a constant: only the core is left in the graph
+    for v_BG in seen:  # v is a constant: the graph contains only the core
         u_BG = cell.linear(state.h, cell.recurrent_weight(), cell.bias_hh)
         y_BH, state = type(cell).core_step(cell, v_BG, u_BG, state)
     (expected,) = torch.autograd.grad(y_BH.sum(), h_BH)
@@ -110,7 +110,7 @@ def test_the_gradient_through_time_holds_no_momentum(core, drive):
 
 @pytest.mark.parametrize("name", ["MomentumLSTM", "MomentumGRU"])
 def test_constant_input_is_amplified_by_the_dc_gain(name):
-    """v -> s / (1 - mu) a: after the transient the cell is the plain one with W and b_ih scaled by the gain."""
+    """v -> s / (1 - mu) a: after the transient the cell equals the plain one with W and b_ih scaled by the gain."""
     cell = build(name, momentum=0.75, step_size=0.5)
     plain = with_weights_of(cell, build(name.removeprefix("Momentum")), scale=0.5 / (1 - 0.75))
     x_BTI = torch.randn(2, 1, 3, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_forget_bias_at_rest():
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("drive", DRIVES)
-def test_the_state_handed_on_has_one_form_under_every_engine(core, drive):
+def test_every_engine_has_the_same_state(core, drive):
     engines = cell_builders.engines_of(cells.find_cell(drive + core))
     made = [build(drive + core, engine=engine) for engine in engines]
     for cell in made[1:]:

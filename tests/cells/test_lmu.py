@@ -1,4 +1,4 @@
-"""The Legendre memory unit: its discretisation, its equations, its two engines, its size as published."""
+"""The Legendre memory unit: its discretization, its equations, its two engines, its published size."""
 
 import re
 
@@ -16,7 +16,7 @@ from cells.lmu import LMUState, legendre_memory
 
 
 def continuous(order, theta):
-    """A and B as in the paper, entry by entry."""
+    """Return A and B of the paper, entry by entry."""
     A, B = np.zeros((order, order)), np.zeros((order, 1))
     for i in range(order):
         B[i] = (2 * i + 1) * (-1) ** i / theta
@@ -26,7 +26,7 @@ def continuous(order, theta):
 
 
 @pytest.mark.parametrize(("order", "theta"), [(1, 3.0), (2, 1.0), (32, 100.0), (256, 784.0)])
-def test_memory_is_discretised_as_scipy_does_it(order, theta):
+def test_discretization_equals_scipy(order, theta):
     A, B = continuous(order, theta)
     expected_A, expected_B, *_ = scipy.signal.cont2discrete((A, B, np.eye(order), np.zeros((order, 1))), 1.0, "zoh")
     found_A, found_B = legendre_memory(order, theta)
@@ -68,11 +68,11 @@ def test_equals_the_equations(arguments, T):
         assert difference < 1e-10, f"{what}: {difference:.1e}"
 
 
-def test_the_choice_of_auto():
+def test_engine_auto():
     assert choose_engine(LMU(1, 4)) == "reference"
     assert choose_engine(LMU(1, 4, feedback=False)) == "library"
     for engine, arguments in (("library", {}), ("bptt", {}), ("bptt", {"feedback": False})):
-        with pytest.raises(ValueError, match=f"engine is '{engine}', but .*: take 'auto'"):
+        with pytest.raises(ValueError, match=f"engine must be 'auto'.* got '{engine}'"):
             LMU(1, 4, engine=engine, **arguments)
 
 
@@ -87,8 +87,8 @@ def test_engines_agree_over_a_whole_image_in_float32():
     assert_close(last.m, expected_last.m, rtol=0, atol=1e-5)
 
 
-def test_memory_holds_the_window():
-    """Read by Legendre polynomials, m gives back a slow input of the last theta steps."""
+def test_memory_contains_the_window():
+    """Legendre polynomials reconstruct a slow input of the last theta steps from m."""
     cell = LMU(1, 1, order=12, theta=100.0, feedback=False).double()
     nn.init.ones_(cell.e_x)
     t = torch.arange(300, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_memory_holds_the_window():
         assert m_N.numpy() @ weights == pytest.approx(float(u_T[-1 - delay]), abs=0.06)
 
 
-def test_published_classifier_has_the_published_size_and_start():
+def test_published_classifier_has_the_published_size_and_initial_values():
     cell = LMU(1, 212, order=256, theta=784, init="published")
     model = nn.ModuleList([cell, nn.Linear(212, 10)])
     assert sum(parameter.numel() for parameter in model.parameters()) == 102_027
@@ -108,7 +108,7 @@ def test_published_classifier_has_the_published_size_and_start():
     assert cell.W_m.std().item() == pytest.approx((2 / (212 + 256)) ** 0.5, rel=0.02)
 
 
-def test_general_start():
+def test_general_initialization():
     cell = LMU(12, 300, order=200)
     for encoder, fan_in in ((cell.e_x, 12), (cell.e_h, 300)):
         assert 0.7 * (3 / fan_in) ** 0.5 < encoder.abs().max() <= (3 / fan_in) ** 0.5
@@ -126,13 +126,13 @@ def test_autocast_is_ignored():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
-        ({"order": 0}, "order is 0; an integer of at least 1 is expected"),
-        ({"theta": 0}, "theta is 0; a number in (0, inf) is expected"),
-        ({"init": "zero"}, "init is 'zero'; one of 'general', 'published' is expected"),
+        ({"order": 0}, "order must be a positive integer, got 0"),
+        ({"theta": 0}, "theta must be in (0, inf), got 0"),
+        ({"init": "zero"}, "init must be one of 'general', 'published', got 'zero'"),
     ],
 )
-def test_a_bad_argument_is_named(arguments, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+def test_invalid_argument_raises(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         LMU(1, 4, **arguments)

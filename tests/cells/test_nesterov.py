@@ -1,4 +1,4 @@
-"""The Nesterov cells: what they share with plain cells, and why they do not split."""
+"""The Nesterov cells: identities with plain cells, and why they have no drive."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ NESTEROV = {core: cells.find_cell(f"Nesterov{core}") for core in ("RNN", "LSTM",
 
 
 def make_pair(core, **arguments):
-    """A Nesterov cell and the plain cell of the same core and weights."""
+    """Return a Nesterov cell and the plain cell with the same core and weights."""
     nesterov = cell_builders.random_cell(NESTEROV[core], 3, 5, **arguments)
     plain = cells.find_cell(core)(3, 5).double()
     plain.load_state_dict(nesterov.state_dict())
@@ -19,8 +19,8 @@ def make_pair(core, **arguments):
 
 
 @pytest.mark.parametrize("core", NESTEROV)
-def test_restart_in_every_step_leaves_the_plain_cell(core):
-    """With F = 1 the coefficient is always 0, and what is left is the core on s a_t; s = 1 is the plain cell."""
+def test_restart_in_every_step_equals_the_plain_cell(core):
+    """With F = 1 the coefficient is always 0; with s = 1 the core then gets a_t."""
     nesterov, plain = make_pair(core, restart_period=1, step_size=1.0)
     x_BTI = torch.randn(2, 9, 3, dtype=torch.float64)
     assert_close(nesterov(x_BTI)[0], plain(x_BTI)[0], rtol=0, atol=1e-12)
@@ -41,7 +41,7 @@ def test_minus_sign_is_the_cell_of_the_negated_input(core):
 
 @pytest.mark.parametrize("core", NESTEROV)
 def test_momentum_is_part_of_the_gradient_through_time(core):
-    """dh_T/dh_0 changes with the schedule alone, at the same trajectory; in a cell with a drive it cannot."""
+    """dh_T/dh_0 depends on the schedule at the same trajectory; in a cell with a drive it does not."""
     short, _ = make_pair(core, restart_period=1)
     long, _ = make_pair(core, restart_period=40)
     long.load_state_dict(short.state_dict())
@@ -51,7 +51,7 @@ def test_momentum_is_part_of_the_gradient_through_time(core):
                 if name.startswith(("weight_ih", "bias")):
                     parameter.zero_()
     jacobians = []
-    for cell in (short, long):  # without input and biases both stay at h = 0 for all t
+    for cell in (short, long):  # without input and biases both stay at h = 0
         h_BH = torch.full((1, 5), 1e-9, dtype=torch.float64, requires_grad=True)
         start = cell.initial_state(1)
         with torch.no_grad():
@@ -62,7 +62,7 @@ def test_momentum_is_part_of_the_gradient_through_time(core):
     assert (jacobians[0] - jacobians[1]).abs().max() > 1e-4
 
 
-def test_state_holds_the_last_y_in_its_two_parts_and_the_count():
+def test_state_is_the_last_y_in_two_parts_and_the_count():
     cell = cell_builders.random_cell(cells.NesterovLSTM, 3, 5, step_size=0.3, restart_period=4, sign=-1)
     x_BTI = torch.randn(2, 6, 3, dtype=torch.float64)
     _, before = cell(x_BTI[:, :5])

@@ -49,13 +49,13 @@ def test_equals_the_equations(memory, heads, T):
         assert difference < 1e-10, f"{what}: {difference:.1e}"
 
 
-def test_size_of_the_published_classifier():
-    """What the layers of the public code for permuted MNIST add up to."""
+def test_published_classifier_has_the_published_size():
+    """The layers of the public code for permuted MNIST have as many parameters."""
     model = nn.ModuleList([NRU(1, 212, memory=256, heads=4), nn.Linear(212, 10)])
     hidden, directions, strengths, head = 469 * 212 + 212, 2 * (468 * 64 + 64), 2 * (468 * 4 + 4), 2130
     assert sum(p.numel() for p in model.parameters()) == hidden + directions + strengths + head == 165_554
 
 
-def test_memory_and_heads_must_make_a_square():
-    with pytest.raises(ValueError, match="memory x heads is 10 x 4; the square of an integer is expected"):
+def test_memory_times_heads_must_be_a_square():
+    with pytest.raises(ValueError, match="memory x heads must be the square of an integer, got 10 x 4"):
         NRU(1, 4, memory=10)

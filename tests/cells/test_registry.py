@@ -1,4 +1,4 @@
-"""Cells of other packages are found by name, without touching this one."""
+"""Cells of other packages are found by name, without a change of this one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Echo(Cell):
 
 
 def wheel(name: str, module: str, entry_point: str) -> Path:
-    """A wheel, which is a zip file, of a package with one module and one entry point in the group ``cells``."""
+    """Write a wheel (a zip file) with one module and one entry point in the group ``cells``."""
     info = f"{name}-1.0.dist-info"
     files = {
         f"{name}.py": module,
@@ -56,7 +56,7 @@ def wheel(name: str, module: str, entry_point: str) -> Path:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
-    """An environment in which a good and a broken plug-in package are installed."""
+    """Return an environment with an intact and a broken plug-in package."""
     target = tmp_path / "site"
     wheels = [wheel("echo_cells", MODULE, "echo_cells"), wheel("broken_cells", "import absent\n", "broken_cells:Cell")]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
@@ -69,7 +69,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_an_installed_package_s_cell_is_listed_and_trained_by_name(installed):
+def test_cell_of_an_installed_package_is_listed_and_trained(installed):
     listed = run(installed, "cells")
     row = next(line for line in listed.stdout.splitlines() if line.startswith("Echo "))
     assert "echo_cells" in row
@@ -82,7 +82,7 @@ def test_an_installed_package_s_cell_is_listed_and_trained_by_name(installed):
     assert json.loads(Path("run/results.json").read_text())["cell"]["init_args"] == {"gain": 2.0}
 
 
-def test_two_cells_with_one_name_are_an_error_that_names_both():
+def test_duplicate_name_raises_with_both_paths():
     double = type("LSTM", (LSTM,), {"__module__": "elsewhere", "__qualname__": "LSTM"})
     try:
         with pytest.raises(ValueError, match=r"'LSTM': cells.LSTM and elsewhere.LSTM"):
@@ -92,19 +92,19 @@ def test_two_cells_with_one_name_are_an_error_that_names_both():
         del double
         import gc
 
-        gc.collect()  # a class lives until its reference cycles are collected
+        gc.collect()  # a class exists until its reference cycles are collected
     assert find_cell("LSTM") is LSTM
 
 
-def test_unknown_names_list_the_known_ones_closest_first():
+def test_unknown_name_lists_the_closest_first():
     with pytest.raises(ValueError, match="closest first: MomentumGRU, "):
         find_cell("momentum_gru")
 
 
-def test_abstract_classes_are_no_cells():
+def test_abstract_classes_are_not_registered():
     names = cells.registered_cells()
     assert "Cell" not in names
     assert "LSTMCore" not in names
-    with pytest.raises(ValueError, match="is no cell"):
+    with pytest.raises(ValueError, match="is not a cell"):
         find_cell("cells.cell.Cell")
     assert not any(issubclass(Cell, cls) for classes in names.values() for cls in classes)

@@ -1,4 +1,4 @@
-"""Data modules: what a batch is, and that parts do not mix."""
+"""Tests of the base class of the data modules and of the digits."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_digits_are_split_without_overlap_and_stratified(digits):
     assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
 
 
-def test_digits_say_how_they_were_made_ready(digits):
+def test_digits_describe_their_preparation(digits):
     assert digits.description["split"] == {"train": 1257, "validation": 180, "test": 360}
     assert torch.equal(digits.images(digits.test.tensors["inputs"]).flatten(1), digits.test.tensors["inputs"][..., 0])
 
 
-def test_digits_split_does_not_depend_on_the_seed(digits):
+def test_digits_split_is_independent_of_the_seed(digits):
     torch.manual_seed(123)
     np.random.seed(123)
     again = Digits()
@@ -46,7 +46,7 @@ def test_digits_split_does_not_depend_on_the_seed(digits):
     assert torch.equal(again.test.tensors["inputs"], digits.test.tensors["inputs"])
 
 
-def test_a_batch_says_what_it_is(digits):
+def test_batch_has_the_documented_entries(digits):
     batches = list(digits.train_dataloader())
     assert [len(batch["targets"]) for batch in batches] == [100] * 12 + [57]
     assert batches[0]["inputs"].shape == (100, 64, 1)
@@ -55,7 +55,7 @@ def test_a_batch_says_what_it_is(digits):
     assert 0 <= batches[0]["inputs"].min() < batches[0]["inputs"].max() <= 1
 
 
-def test_training_is_shuffled_and_the_rest_is_not(digits):
+def test_only_training_is_shuffled(digits):
     loader = digits.train_dataloader()
     first = torch.cat([batch["targets"] for batch in loader])
     loader.batch_sampler.set_epoch(1)
@@ -66,12 +66,12 @@ def test_training_is_shuffled_and_the_rest_is_not(digits):
     assert torch.equal(found, digits.test.tensors["targets"])
 
 
-def test_entries_of_unequal_length_are_refused():
-    with pytest.raises(ValueError, match=r"different lengths: \{'inputs': 3, 'targets': 2\}"):
+def test_entries_of_unequal_length_raise():
+    with pytest.raises(ValueError, match=r"must have the same length, got \{'inputs': 3, 'targets': 2\}"):
         TensorsDataset(inputs=torch.zeros(3), targets=torch.zeros(2))
 
 
-def test_root_comes_from_the_argument_the_environment_or_data(monkeypatch):
+def test_root_is_the_argument_the_environment_variable_or_data(monkeypatch):
     monkeypatch.setenv("DATA_DIR", "from_environment")
     assert Digits("given").root == Path("given")
     assert Digits().root == Path("from_environment")

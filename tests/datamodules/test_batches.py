@@ -1,4 +1,4 @@
-"""The order of batches: by seed and epoch only, shared by processes, resumed anywhere."""
+"""Tests of the batch sampler: order by seed and epoch, sharing among processes, resuming within an epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from datamodules.batches import Batches
 
 
 def shares(size: int, batch_size: int, world_size: int, **options) -> list[list[list[int]]]:
-    """The batches of each process."""
+    """Return the batches of each process."""
     return [list(Batches(size, batch_size, rank=rank, world_size=world_size, **options)) for rank in range(world_size)]
 
 
@@ -28,7 +28,7 @@ def flat(batches) -> list[int]:
     return list(chain.from_iterable(batches))
 
 
-def test_the_order_depends_on_seed_and_epoch_only():
+def test_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[int]:
         batches = Batches(50, 7, shuffle=True, seed=seed)
         batches.set_epoch(epoch)
@@ -45,7 +45,7 @@ def test_the_order_depends_on_seed_and_epoch_only():
 
 @pytest.mark.parametrize("lengths", [None, [1 + 7 * index % 31 for index in range(50)]], ids=["", "by length"])
 @pytest.mark.parametrize("start", [0, 1, 5, 8])
-def test_an_epoch_goes_on_anywhere(start, lengths):
+def test_epoch_resumes_at_any_batch(start, lengths):
     batches = Batches(50, 7, shuffle=True, lengths=lengths)
     batches.set_epoch(3)
     whole = list(batches)
@@ -60,7 +60,7 @@ def test_an_epoch_goes_on_anywhere(start, lengths):
 
 @pytest.mark.parametrize("lengths", [None, [1 + 7 * index % 31 for index in range(100)]], ids=["", "by length"])
 @pytest.mark.parametrize(("size", "batch_size", "world_size"), list(product([3, 29, 30, 31, 48], [1, 4, 7], [1, 2, 3])))
-def test_processes_read_what_one_with_larger_batches_reads(size, batch_size, world_size, lengths):
+def test_processes_read_the_batches_of_one_process_with_larger_batches(size, batch_size, world_size, lengths):
     lengths = lengths and lengths[:size]
     alone = list(Batches(size, batch_size * world_size, shuffle=True, lengths=lengths))
     parts = shares(size, batch_size, world_size, shuffle=True, lengths=lengths)
@@ -84,10 +84,10 @@ def test_evaluation_reads_each_example_once(size, batch_size, world_size):
     for rank, batches in enumerate(parts):
         assert all(0 < len(batch) <= batch_size for batch in batches)
         assert len(batches) == len(Batches(size, batch_size, shuffle=False, rank=rank, world_size=world_size))
-    assert flat(flat(parts)) == list(range(size))  # one after the other
+    assert flat(flat(parts)) == list(range(size))  # contiguous parts in order
 
 
-def test_batches_of_similar_length_are_padded_little():
+def test_batches_of_similar_length_have_little_padding():
     lengths = np.random.RandomState(0).randint(100, 800, 4000).tolist()
 
     def padding(batches) -> float:
@@ -102,14 +102,14 @@ def test_batches_of_similar_length_are_padded_little():
         assert firsts != sorted(firsts)
 
 
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="2 examples cannot be shared by 3 processes"):
+def test_inconsistent_sizes_raise():
+    with pytest.raises(ValueError, match="number of examples must be at least that of processes, 3, got 2"):
         Batches(2, 1, shuffle=False, world_size=3)
-    with pytest.raises(ValueError, match="there are 1 lengths; 2, one for each example, are expected"):
+    with pytest.raises(ValueError, match="lengths must have one entry for each of the 2 examples, got 1"):
         Batches(2, 1, shuffle=True, lengths=[3])
 
 
-def test_overfitting_reads_the_same_batches_again_and_again():
+def test_overfitting_repeats_the_same_batches():
     data, read = Digits(batch_size=5), []
     trainer = quiet_trainer(Record(read), max_epochs=2, overfit_batches=2)
     trainer.fit(Noisy(RNN, input_size=1, num_classes=10, hidden_size=2), data)
@@ -119,7 +119,7 @@ def test_overfitting_reads_the_same_batches_again_and_again():
 
 
 class Noisy(SequenceClassifier):
-    """A classifier whose loss depends on what is drawn."""
+    """Classifier whose loss depends on random numbers."""
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx) * torch.rand(())
@@ -127,7 +127,7 @@ class Noisy(SequenceClassifier):
 
 
 class Record(Callback):
-    """The targets and the loss of each training batch."""
+    """Record the targets and the loss of each training batch."""
 
     def __init__(self, read: list) -> None:
         self.read = read
@@ -144,8 +144,8 @@ def quiet_trainer(*callbacks: Callback, **options) -> Trainer:
 @pytest.mark.parametrize(
     "saved", [{"every_n_train_steps": 1}, {"every_n_epochs": 1, "save_on_train_epoch_end": True}], ids=["step", "epoch"]
 )
-def test_a_resumed_training_reads_and_draws_what_the_undisturbed_one_does(saved, tmp_path):
-    """Three epochs of five batches, resumed within each epoch and at its end; the last batch is an incomplete one."""
+def test_resumed_training_is_identical_to_an_uninterrupted_one(saved, tmp_path):
+    """Resume three epochs of five batches within each epoch and at its end; the last batch is incomplete."""
 
     def fit(max_epochs: int, checkpoint=None) -> list:
         read: list = []
@@ -157,19 +157,19 @@ def test_a_resumed_training_reads_and_draws_what_the_undisturbed_one_does(saved,
         trainer.fit(task, Digits(batch_size=300), ckpt_path=checkpoint, weights_only=True)
         return read
 
-    undisturbed = fit(3)
-    assert [len(targets) for _, _, targets, _ in undisturbed[:5]] == [300, 300, 300, 300, 57]
+    uninterrupted = fit(3)
+    assert [len(targets) for _, _, targets, _ in uninterrupted[:5]] == [300, 300, 300, 300, 57]
     for path in (tmp_path / "3").iterdir():
         done = int(path.stem.partition("step=")[2])
         if done in (1, 4, 7, 13) or "every_n_epochs" in saved:
-            assert fit(4, path)[: 15 - done] == undisturbed[done:], path.name
+            assert fit(4, path)[: 15 - done] == uninterrupted[done:], path.name
 
 
-def test_other_batches_cannot_be_resumed(tmp_path):
+def test_resuming_with_another_batch_size_raises(tmp_path):
     task = Noisy(RNN, input_size=1, num_classes=10, hidden_size=2)
     trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
     trainer.fit(task, Digits(batch_size=300))
     trainer.save_checkpoint(tmp_path / "two.ckpt")
-    with pytest.raises(DataError, match="cannot be found again: batch_size is 200, in the checkpoint 300"):
+    with pytest.raises(DataError, match="differ from those of the checkpoint: batch_size must be 300, got 200"):
         quiet_trainer().fit(task, Digits(batch_size=200), ckpt_path=tmp_path / "two.ckpt", weights_only=True)
     quiet_trainer().validate(task, Digits(batch_size=200), ckpt_path=tmp_path / "two.ckpt", weights_only=True)

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from cells import DrivenCell, registered_cells
+from cells import Core, DrivenCell, registered_cells
 from cells.ablations import GatedMomentum
 from cells.cores.modrelu import ModReLUCore
 from cells.cores.refined_gates import URCore
@@ -15,8 +15,8 @@ from cells.registry import origin
 from cells.state import leaves
 from helpers import oracle
 
-BUILT_IN = {name: found[0] for name, found in registered_cells().items() if origin(found[0]) == "built in"}
-DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, DrivenCell)}
+BUILT_IN = {name: cell for name, found in registered_cells().items() for cell in found if origin(cell) == "built in"}
+DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, Core)}
 CORES = (
     "CayleyRNN",
     "ExpRNN",
@@ -64,8 +64,16 @@ def engines_of(build, **arguments):
 
 
 def random_cell(build, I, H, **arguments):  # noqa: E741
-    """A double-precision cell whose every parameter is drawn wide enough to reach all branches."""
-    cell = build(I, width(build, H), **arguments).double()
+    """Return a cell in float64 whose every parameter is drawn wide enough to reach all branches.
+
+    The weights are drawn in float64 too. Drawn in float32, they would differ by 1e-7 between processors, and a unit of
+    a modReLU could be on either side of its jump.
+    """
+    torch.set_default_dtype(torch.float64)
+    try:
+        cell = build(I, width(build, H), **arguments).double()
+    finally:
+        torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         if isinstance(cell, ModReLUCore):
             cell.modrelu_bias.uniform_(-0.3, 0.3)
@@ -113,7 +121,7 @@ def in_gate_space(cell, named, W, b_ih, cat):
         if kind(cell)[1] == "GRU":
             H = cell.hidden_size
             named["y"] = cat([named["y"][..., : 2 * H], y_input[..., 2 * H :], y_hidden[..., 2 * H :]], -1)
-    elif "v" in named and cell.drive.linear:
+    elif "v" in named and cell.drive.commutes_with_weights:
         v = named["v"][..., : cell.input_size] @ W.mT
         named["v"] = v if b_ih is None else v + named["v"][..., cell.input_size :] * b_ih[..., None, :]
     return named

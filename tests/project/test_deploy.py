@@ -1,4 +1,4 @@
-"""The container and the cluster manifests, as far as it can be said without an engine or a cluster."""
+"""The container files and the cluster manifests, checked without a container engine and without a cluster."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ else:
 
 MANIFESTS = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))
 SCRIPTS = sorted([*(ROOT / "deploy").rglob("*.sh"), *(ROOT / "deploy").rglob("*.sbatch")])
-KUBERNETES = ("1.31", "1.37")  # the first with a stable podFailurePolicy, and the latest that the validator knows
+KUBERNETES = ("1.31", "1.37")  # podFailurePolicy is stable since 1.31; 1.37 is the validator's latest
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -34,10 +34,10 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def lint(program: str, *arguments: object) -> None:
-    """Run a program of the extra ``deploy`` and show what it finds."""
+    """Run a linter of the extra ``deploy``; its output is the message of a failure."""
     found = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
     if found is None:
-        pytest.skip(f"there is no {program}; pip install -e '.[deploy]'")
+        pytest.skip(f"{program} is not installed. Run: pip install -e '.[deploy]'")
     done = subprocess.run([found, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -55,12 +55,12 @@ def test_yaml_is_linted():
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_manifests_fit_the_schema_of_kubernetes(version):
+def test_manifests_match_the_schema_of_kubernetes(version):
     lint("kubernetes-validate", "--strict", "--kubernetes-version", version, *MANIFESTS)
 
 
-@pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
-def test_constraints_hold_one_version_of_each_requirement():
+@pytest.mark.skipif(tomllib is None, reason="tomllib needs Python 3.11")
+def test_constraints_pin_one_version_of_each_requirement():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = re.search(r'ARG EXTRAS="(.*)"', (ROOT / "Dockerfile").read_text())[1].split()
     constraints = (ROOT / "deploy/constraints.txt").read_text()
@@ -74,16 +74,16 @@ def test_constraints_hold_one_version_of_each_requirement():
         assert version in requirement.specifier, f"{requirement} is pinned to {version}: run that command again"
 
 
-@pytest.mark.skipif(tomllib is None, reason="tomllib came with Python 3.11")
+@pytest.mark.skipif(tomllib is None, reason="tomllib needs Python 3.11")
 def test_manifests_name_the_image_of_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    files = [*MANIFESTS, ROOT / "compose.yaml", ROOT / "deploy/README.md"]
+    files = [*MANIFESTS, ROOT / "compose.yaml", ROOT / "docs/clusters.md"]
     images = {image for path in files for image in re.findall(r"momentum-rnn:[\d.]+\d", path.read_text())}
     assert images == {f"momentum-rnn:{version}"}
 
 
 @pytest.mark.parametrize("name", ["single_node", "multi_node"])
-def test_options_of_the_job_are_those_of_fit(name, capsys):
+def test_fit_accepts_the_options_of_the_job(name, capsys):
     job = documents(ROOT / f"deploy/kubernetes/{name}.yaml")[-1]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["command"][0] == "start-or-resume"
@@ -94,7 +94,7 @@ def test_options_of_the_job_are_those_of_fit(name, capsys):
     assert int(trainer["devices"]) == container["resources"]["limits"]["nvidia.com/gpu"]
 
 
-def test_numbers_of_the_nodes_agree():
+def test_number_of_nodes_is_consistent():
     service, job = documents(ROOT / "deploy/kubernetes/multi_node.yaml")
     template = job["spec"]["template"]["spec"]
     (container,) = template["containers"]
@@ -111,32 +111,32 @@ def test_numbers_of_the_nodes_agree():
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
 
 
-def test_nothing_is_published_beyond_the_host():
+def test_ports_are_published_to_the_host_only():
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     published = [port for service in services.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     script = str(ROOT / "deploy/start_or_resume.sh")
     environment = {**os.environ, "LAUNCH": "echo launched with options"}
     return subprocess.run([script, *arguments], env=environment, capture_output=True, text=True)
 
 
-def test_the_first_start_trains():
-    done = started("runs/one", "--config", "a name.yaml")
+def test_first_start_trains():
+    done = start("runs/one", "--config", "a name.yaml")
     assert done.stdout.splitlines()[-1] == "launched with options -m app fit --run_dir runs/one --config a name.yaml"
 
 
-def test_the_next_start_resumes():
+def test_next_start_resumes():
     Path("runs/one/checkpoints").mkdir(parents=True)
     Path("runs/one/checkpoints/last.ckpt").touch()
-    done = started("runs/one", "--config", "a name.yaml")
+    done = start("runs/one", "--config", "a name.yaml")
     assert done.stdout.splitlines()[-1] == "launched with options -m app fit --resume runs/one"
 
 
-def test_a_start_without_a_run_directory_is_a_mistake():
-    done = started()
+def test_start_without_run_directory_is_an_error():
+    done = start()
     assert done.returncode == 2
     assert "RUN_DIR" in done.stderr

@@ -1,71 +1,116 @@
-"""What the README says is what the program does."""
+"""README and the documentation say what the program does: their commands and code blocks are run.
+
+- Commands of ``python -m app`` run with small data and few batches.
+- Those of several processes run in a process of their own, and are slow.
+- Commands of a cluster or of a container engine are parsed: ``fit`` accepts their options.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.documents import PAGES, README
 from helpers.fake_corpus import write_small_corpus
 from helpers.paths import ROOT
 
 from app.commands.main import main
-from cells import check_cell
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    shlex.split(line.partition("python -m app ")[2])
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if "python -m app " in line
-]
 PATHS = {"PYTHONPATH": str(ROOT)}
 SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 SHORT += [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
+PRINTS = ("--print_config", "--model.help", "--data.help")
+
+
+def once(get):
+    """Return pytest parameters of the commands of all pages, each at the first page that has it."""
+    found = {tuple(arguments): page for page in reversed(PAGES) for arguments in get(page)}
+    return [
+        pytest.param(page, list(arguments), id=f"{page.name}: {' '.join(arguments)}")
+        for arguments, page in reversed(found.items())
+    ]
+
+
+ALL = once(lambda page: page.commands)
+SEVERAL = [command for command in ALL if "--trainer.devices" in command.values[1]]
 
 
 @pytest.fixture
-def own_cell(monkeypatch):
-    """The README's example of a cell, in a file of the working folder."""
-    Path("my_cells.py").write_text(PYTHON[0])
-    monkeypatch.syspath_prepend(Path.cwd())
-    sys.modules.pop("my_cells", None)
+def files_of(monkeypatch):
+    """Return a function that writes the files of a page into the working directory, from where they are imported."""
+    written = []
+
+    def write(page):
+        page.write_files(Path.cwd())
+        monkeypatch.syspath_prepend(Path.cwd())
+        written.extend(page.files)
+        forget()
+        importlib.invalidate_caches()
+
+    def forget():
+        for name in written:
+            sys.modules.pop(Path(name).stem, None)
+
+    yield write
+    forget()
 
 
-@pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" not in line], ids=" ".join)
+@pytest.mark.parametrize(("page", "arguments"), [command for command in ALL if command not in SEVERAL])
 @pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
-def test_command(arguments, trained, trained_language_model, own_cell, small_mnist, small_timit):
+def test_command(page, arguments, files_of, trained, trained_language_model, small_mnist, small_timit):
+    files_of(page)
     write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
     Path("my.txt").write_text("the cat sees a bird\n")
     run = trained
-    if "--resume" in arguments:  # which writes into the run directory
+    if "--resume" in arguments:  # it writes into the run directory
         run = Path(shutil.copytree(trained, "run"))
     places = {"RUN": run, "DISC": small_timit / "disc", "FEATURES": small_timit / "features"}
     places["PTB/checkpoints"] = trained_language_model / "checkpoints"
     for name, place in places.items():
         arguments = [argument.replace(name, str(place)) for argument in arguments]
-    assert main([*arguments, *(SHORT if arguments[0] == "fit" and run is trained else [])]) == 0
+    if any(option in arguments for option in PRINTS):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    else:
+        assert main([*arguments, *(SHORT if arguments[0] == "fit" and run is trained else [])]) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [line for line in COMMANDS if "--trainer.devices" in line], ids=" ".join)
-def test_command_of_several_processes(arguments):
-    """Lightning starts the others by the command line of the first, so it needs one of its own."""
+@pytest.mark.parametrize(("page", "arguments"), SEVERAL)
+def test_command_of_several_processes(page, arguments):
+    """Lightning starts the other processes with the command line of the first one, which therefore is its own."""
     subprocess.run([sys.executable, "-m", "app", *arguments, *SHORT], check=True, env=os.environ | PATHS)
 
 
-def test_own_cell_keeps_the_contract(own_cell):
+@pytest.mark.parametrize(("page", "options"), once(lambda page: page.elsewhere))
+def test_options_of_clusters_and_containers_are_those_of_fit(page, options, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *options, "--print_config"])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.python], ids=lambda page: page.name)
+def test_python_blocks_run(page, files_of):
+    files_of(page)
+    namespace = {}
+    for code in page.python:
+        exec(compile(code, page.name, "exec"), namespace)
+
+
+def test_cell_of_readme_keeps_the_contract(files_of):
+    files_of(README)
     import my_cells
+
+    from cells import check_cell
 
     check_cell(my_cells.Leaky)
 
 
-@pytest.mark.parametrize("code", PYTHON[1:], ids=lambda code: code.strip().splitlines()[-1])
-def test_code(code):
-    exec(compile(code, "README.md", "exec"), {})
+def test_readme_is_short():
+    assert len(README.text.splitlines()) <= 150

@@ -11,13 +11,12 @@ import pytest
 import torch
 from helpers.paths import QUICKSTART
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from app.callbacks.monitor import SHOWINGS, Observe
+from app.callbacks.monitor import SHOWINGS, Monitor
 from app.commands.main import main
-from app.plots.figures import COLUMNS, RIGHT, WRONG, as_array, confusion_picture, examples_picture
-from app.plots.tensorboard import Board
+from app.plots.figures import COLUMNS, RIGHT, WRONG, as_array, confusion_figure, examples_figure
+from app.plots.tensorboard import Board, RunLogger
 from app.tasks import SequenceClassifier
 from cells import DTRIV, RNN
 from datamodules import MNIST, Digits
@@ -33,7 +32,7 @@ def events(folder: Path) -> EventAccumulator:
 
 def test_confusion_picture_is_the_darker_the_larger_the_share():
     counts = torch.tensor([[8, 0, 0], [5, 5, 0], [0, 0, 0]])
-    ((axes,),) = (confusion_picture(counts).axes,)
+    ((axes,),) = (confusion_figure(counts).axes,)
     assert axes.images[0].get_array().tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]
     written = {(text.get_position()[::-1], text.get_text(), text.get_color()) for text in axes.texts}
     assert written == {((0, 0), "8", "white"), ((1, 0), "5", "black"), ((1, 1), "5", "black")}
@@ -44,7 +43,7 @@ def test_confusion_picture_is_the_darker_the_larger_the_share():
 def test_examples_picture_marks_what_was_taken_for_another():
     images = torch.zeros(COLUMNS + 1, 4, 4)
     images[0] = 1
-    figure = examples_picture(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
+    figure = examples_figure(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
     (axes,) = figure.axes
     shown = np.stack([image.get_array() for image in axes.images])
     assert (shown == images.numpy()).all()
@@ -58,7 +57,7 @@ def test_examples_picture_marks_what_was_taken_for_another():
 
 def test_pixels_of_a_figure():
     before = dict(matplotlib.rcParams)
-    pixels = as_array(confusion_picture(torch.tensor([[1, 0], [0, 1]])))
+    pixels = as_array(confusion_figure(torch.tensor([[1, 0], [0, 1]])))
     assert before == dict(matplotlib.rcParams)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (172, 172, 3)
@@ -95,7 +94,7 @@ def train(*callbacks: Callback, epochs: int) -> SequenceClassifier:
     """A task after a training that wrote its events to the folder ``events``."""
     task = SequenceClassifier(partial(DTRIV, rebase_every=1), input_size=1, num_classes=10, hidden_size=6)
     trainer = Trainer(
-        logger=TensorBoardLogger(".", name="", version="events"),
+        logger=RunLogger(".", name="", version="events"),
         callbacks=list(callbacks),
         max_epochs=epochs,
         limit_train_batches=3,
@@ -112,7 +111,7 @@ def train(*callbacks: Callback, epochs: int) -> SequenceClassifier:
 @pytest.fixture
 def observed():
     watch = Watch()
-    task = train(Observe(), watch, epochs=2)
+    task = train(Monitor(), watch, epochs=2)
     return watch, task, events(Path("events"))
 
 
@@ -126,20 +125,20 @@ def test_gradient_norms_are_those_before_clipping(observed):
         "all": [sum(step.values()) for step in squares],
     }
     for part, values in expected.items():
-        logged = [event.value for event in found.Scalars(f"gradient_norm/{part}")]
+        logged = [event.value for event in found.Scalars(f"watch_gradient_norm/{part}")]
         assert logged == pytest.approx([value**0.5 for value in values], rel=1e-5)
     assert min(expected["all"]) > 1e-6
 
 
 def test_throughput_confusion_and_examples(observed):
     watch, task, found = observed
-    rates = [event.value for event in found.Scalars("throughput/sequences_per_second")]
+    rates = [event.value for event in found.Scalars("watch_throughput/sequences_per_second")]
     assert len(rates) == 2
     assert min(rates) > 0
     assert task.counts_CC.sum() == 180
     assert task.counts_CC.trace() == watch.right
-    assert [image.step for image in found.Images("confusion")] == [3, 6]
-    assert len(found.Images("examples")) == 2
+    assert [image.step for image in found.Images("watch_confusion")] == [3, 6]
+    assert len(found.Images("watch_examples")) == 2
 
 
 def test_time_and_memory(monkeypatch):
@@ -164,14 +163,14 @@ def test_time_and_memory(monkeypatch):
             now[0] += 0.2
 
     task = SequenceClassifier(RNN, input_size=1, num_classes=10, hidden_size=3)
-    logger = TensorBoardLogger(".", name="", version="events")
+    logger = RunLogger(".", name="", version="events")
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
-        logger=logger, callbacks=[Busy(), Observe()], max_epochs=1, val_check_interval=2, limit_val_batches=1, **quiet
+        logger=logger, callbacks=[Busy(), Monitor()], max_epochs=1, val_check_interval=2, limit_val_batches=1, **quiet
     )
     trainer.fit(task, Slow())
     found = events(Path("events"))
-    value = {name: found.Scalars(f"throughput/{name}")[0].value for name in THROUGHPUT}
+    value = {name: found.Scalars(f"watch_throughput/{name}")[0].value for name in THROUGHPUT}
     assert value["seconds_per_step"] == pytest.approx(0.15, rel=0.2)  # the loader reads one batch ahead
     assert value["share_waiting_for_data"] == pytest.approx(1 / 3, rel=0.2)
     assert value["sequences_per_second"] == pytest.approx(64 / 0.15, rel=0.2)
@@ -193,9 +192,9 @@ def list_like(batches, length):
 
 def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(monkeypatch):
     shown = []
-    monkeypatch.setattr(SequenceClassifier, "observe_batch", lambda *_: None)
-    monkeypatch.setattr(SequenceClassifier, "observe_epoch", lambda task, board: shown.append(board.step // 3))
-    train(Observe(), epochs=2 * SHOWINGS - 1)
+    monkeypatch.setattr(SequenceClassifier, "show_batch", lambda *_: None)
+    monkeypatch.setattr(SequenceClassifier, "show_epoch", lambda task, board: shown.append(board.step // 3))
+    train(Monitor(), epochs=2 * SHOWINGS - 1)
     assert shown == [*range(2, 2 * SHOWINGS - 1, 2), 2 * SHOWINGS - 1]
 
 
@@ -212,20 +211,20 @@ def test_what_a_task_shows_stands_at_the_step_of_the_run():
 
     train(Show(), epochs=1)
     found = events(Path("events"))
-    assert [(event.step, event.value) for event in found.Scalars("number")] == [(1, 2.5), (2, 2.5), (3, 2.5)]
-    assert [(image.step, image.width, image.height) for image in found.Images("picture")][-1] == (3, 6, 4)
-    assert [(sound.step, sound.sample_rate, sound.length_frames) for sound in found.Audio("sound")][-1] == (
+    assert [(event.step, event.value) for event in found.Scalars("watch_number")] == [(1, 2.5), (2, 2.5), (3, 2.5)]
+    assert [(image.step, image.width, image.height) for image in found.Images("watch_picture")][-1] == (3, 6, 4)
+    assert [(sound.step, sound.sample_rate, sound.length_frames) for sound in found.Audio("watch_sound")][-1] == (
         3,
         8000,
         100,
     )
-    assert found.Tensors("words/text_summary")[-1].tensor_proto.string_val[0] == b"some **words**"
+    assert found.Tensors("watch_words/text_summary")[-1].tensor_proto.string_val[0] == b"some **words**"
 
 
 def test_without_tensorboard_nothing_is_shown():
     board = Board(Trainer(logger=False, barebones=True))
-    assert not board.there
-    board.figure("picture", confusion_picture(torch.eye(2)))
+    assert not board.enabled
+    board.figure("picture", confusion_figure(torch.eye(2)))
     board.scalar("number", 1.0)
 
 
@@ -234,8 +233,9 @@ def test_one_argument_switches_it_off(observe):
     options = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--model.hidden_size", "4"]
     assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run", "--observe", observe]) == 0
     tags = events(Path("run/tensorboard")).Tags()
-    pictures = {"confusion", "examples", "gradient_through_time/cell", "gradient_through_time/cell_latest"}
+    names = ("confusion", "examples", "gradient_through_time/cell", "gradient_through_time/cell_latest")
+    pictures = {f"watch_{name}" for name in names}
     assert set(tags["images"]) == (pictures if observe == "true" else set())
-    assert ("dynamics/half_life/h" in tags["scalars"]) == (observe == "true")
+    assert ("watch_dynamics/half_life/h" in tags["scalars"]) == (observe == "true")
     assert Path("run/gradients.npz").exists() == (observe == "true")
-    assert ("throughput/sequences_per_second" in tags["scalars"]) == (observe == "true")
+    assert ("watch_throughput/sequences_per_second" in tags["scalars"]) == (observe == "true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def results(run: Path = Path("run")) -> dict:
     return json.loads((run / "results.json").read_text())
 
 
-def test_everything_of_a_run_lies_in_its_directory(trained):
+def test_run_directory_contains_all_files_of_the_run(trained):
     assert {path.name for path in trained.iterdir()} == {
         "checkpoints",
         "config.yaml",
@@ -71,10 +72,11 @@ def test_everything_of_a_run_lies_in_its_directory(trained):
 def test_default_run_directory_carries_the_name_of_the_configuration():
     assert main(["fit", "--config", QUICKSTART, *SMALL]) == 0
     (run,) = Path("runs/quickstart").iterdir()
+    assert re.fullmatch(r"MomentumLSTM-seed0-[\d_-]+", run.name)
     assert (run / "results.json").is_file()
 
 
-def test_a_run_can_be_run_again_from_its_configuration(trained):
+def test_configuration_of_a_run_repeats_it(trained):
     options = ["--trainer.enable_progress_bar", "false", "--run_dir", "again"]
     assert main(["fit", "--config", str(trained / "config.yaml"), *options]) == 0
     assert results(Path("again"))["test"] == results(trained)["test"]
@@ -103,12 +105,12 @@ def test_any_registered_cell_in_one_argument(options, class_path, init_args):
     assert init_args.items() <= saved["init_args"].items()
 
 
-def test_arguments_that_a_new_cell_does_not_take_are_reported(capsys):
+def test_arguments_that_another_cell_does_not_accept_are_reported(capsys):
     assert fit("--model.cell", "GRU") == 0
-    assert "left out: momentum, step_size of the configuration file: not an argument of GRU" in capsys.readouterr().out
+    assert f"dropped from {QUICKSTART}: momentum, step_size (not an argument of GRU)" in capsys.readouterr().out
 
 
-def test_a_cell_of_the_user_by_its_dotted_path():
+def test_own_cell_by_its_dotted_path():
     Path("my_cells.py").write_text(OWN_CELL)
     command = [sys.executable, "-m", "app", "fit", "--config", QUICKSTART, *SMALL, "--run_dir", "run"]
     options = ["--model.cell", "my_cells.Leaky", "--model.cell.leak", "0.9"]
@@ -117,48 +119,51 @@ def test_a_cell_of_the_user_by_its_dotted_path():
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        (["--model.cell.momentum", "1.5"], "momentum is 1.5; a number in [0, 1) is expected"),
-        (["--model.cell.momentum", "-1"], "momentum is -1.0; a number in [0, 1) is expected"),
-        (["--model.cell.momentum", "abc"], "--model.cell.momentum is 'abc'; a number is expected"),
-        (["--model.cell.engine", "warp"], "--model.cell.engine is 'warp'; one of 'auto', 'reference'"),
+        (["--model.cell.momentum", "1.5"], "momentum must be in [0, 1), got 1.5"),
+        (["--model.cell.momentum", "-1"], "momentum must be in [0, 1), got -1.0"),
+        (["--model.cell.momentum", "abc"], "--model.cell.momentum must be a number, got 'abc'"),
+        (["--model.cell.engine", "warp"], "--model.cell.engine must be one of 'auto', 'reference'"),
         (["--model.cell", "MomentumLSTN"], "there is no cell 'MomentumLSTN'; known cells, closest first: MomentumLSTM"),
         (["--model.cell", "nowhere.Cell"], "'nowhere.Cell' cannot be imported: No module named 'nowhere'"),
-        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is no cell"),
-        (["--model.cell.momentun", "0.5"], "MomentumLSTM has no argument 'momentun'; it has, closest first: momentum"),
-        (["--model.hiden_size", "8"], "has no argument 'hiden_size'; it has, closest first: hidden_size"),
-        (["--model.hidden_size", "wide"], "--model.hidden_size is 'wide'; an integer is expected"),
-        (["--model.hidden_size", "0"], "hidden_size is 0; an integer of at least 1 is expected"),
+        (["--model.cell", "torch.nn.LSTM"], "'torch.nn.LSTM' is not a cell"),
+        (
+            ["--model.cell.momentun", "0.5"],
+            "MomentumLSTM has no argument 'momentun'. Its arguments, closest first: momentum",
+        ),
+        (["--model.hiden_size", "8"], "has no argument 'hiden_size'. Its arguments, closest first: hidden_size"),
+        (["--model.hidden_size", "wide"], "--model.hidden_size must be an integer, got 'wide'"),
+        (["--model.hidden_size", "0"], "hidden_size must be a positive integer, got 0"),
         (
             ["--model.lr_schedule", "linear"],
-            "--model.lr_schedule is 'linear'; one of 'constant', 'one_cycle', 'cosine'",
+            "--model.lr_schedule must be one of 'constant', 'one_cycle', 'cosine', got 'linear'",
         ),
         (
             ["--model.optimizer", "Adamm"],
-            "--model.optimizer is 'Adamm', which is not known; known, closest first: Adam",
+            "--model.optimizer: there is no class 'Adamm'. Known, closest first: Adam",
         ),
-        (["--data", "Digit"], "--data is 'Digit', which is not known; known, closest first: Digits"),
-        (["--data.batch_size", "0"], "batch_size is 0; an integer of at least 1 is expected"),
-        (["--trainer.max_epoch", "3"], "Trainer has no argument 'max_epoch'; it has, closest first: max_epochs"),
-        (["--trainer.max_epochs", "few"], "--trainer.max_epochs is 'few'; an integer"),
-        (["--nonsense", "3"], "--nonsense is not known"),
-        (["--config", "absent.yaml"], "config is 'absent.yaml', but there is no such file"),
-        (["--config", "broken.yaml"], "config is 'broken.yaml', which is no readable YAML"),
-        (["--config", "binary.yaml"], "config is 'binary.yaml', which is no readable YAML"),
-        (["--config", "mistyped.yaml"], "--modle is not known"),
-        (["--config", "mistyped-empty.yaml"], "--modle is not known"),
-        (["--ckpt_path", "absent.ckpt"], "fit takes --ckpt_path ('absent.ckpt') only with --resume RUN_DIR"),
+        (["--data", "Digit"], "--data: there is no class 'Digit'. Known, closest first: Digits"),
+        (["--data.batch_size", "0"], "batch_size must be an integer of at least 1, got 0"),
+        (["--trainer.max_epoch", "3"], "Trainer has no argument 'max_epoch'. Its arguments, closest first: max_epochs"),
+        (["--trainer.max_epochs", "few"], "--trainer.max_epochs must be an integer"),
+        (["--nonsense", "3"], "--nonsense is unknown"),
+        (["--config", "absent.yaml"], "config 'absent.yaml' does not exist"),
+        (["--config", "broken.yaml"], "config 'broken.yaml' is not readable YAML"),
+        (["--config", "binary.yaml"], "config 'binary.yaml' is not readable YAML"),
+        (["--config", "mistyped.yaml"], "--modle of mistyped"),
+        (["--config", "mistyped-empty.yaml"], "--modle of mistyped"),
+        (["--ckpt_path", "absent.ckpt"], "fit accepts --ckpt_path ('absent.ckpt') only with --resume RUN"),
     ],
 )
-def test_a_mistake_gives_one_sentence_and_status_2(options, sentence, capsys):
+def test_invalid_option_gives_one_line_and_status_2(options, message, capsys):
     Path("broken.yaml").write_text("model: [1, 2\n")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     Path("mistyped.yaml").write_text("modle: 3\n")
     Path("mistyped-empty.yaml").write_text("modle: {}\n")
     assert fit(*options) == 2
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert "Traceback" not in error
     said = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
@@ -166,19 +171,22 @@ def test_a_mistake_gives_one_sentence_and_status_2(options, sentence, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
-        (["fot"], "'fot' is no command; fit, validate, test"),
+        (
+            ["fot"],
+            "command must be one of fit, validate, test, predict, export, generate, diagnose, prepare, cells",
+        ),
         (["fit"], "--data and --model must be given"),
-        (["test"], "test needs --ckpt_path FILE"),
-        (["test", "--ckpt_path", "absent.ckpt"], "there is no such file"),
+        (["test"], "--ckpt_path must be given"),
+        (["test", "--ckpt_path", "absent.ckpt"], "'absent.ckpt' does not exist"),
         (["cells", "LSTN"], "there is no cell 'LSTN'; known cells, closest first: LSTM"),
-        (["cells", "--hidden_size", "0"], "hidden_size is 0"),
+        (["cells", "--hidden_size", "0"], "--hidden_size must be above 0, got 0"),
     ],
 )
-def test_a_mistake_in_a_command(arguments, sentence, capsys):
+def test_invalid_command_line(arguments, message, capsys):
     assert main(arguments) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_traceback_on_demand(capsys):
@@ -186,13 +194,13 @@ def test_traceback_on_demand(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_second_run_does_not_mix_with_the_first(trained, capsys):
+def test_run_directory_with_a_run_is_refused(trained, capsys):
     assert fit("--run_dir", str(trained)) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "contains a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
-def test_measuring_a_checkpoint_gives_the_figures_of_the_run(command, trained, capsys):
+def test_evaluation_of_a_checkpoint_gives_the_metrics_of_the_run(command, trained, capsys):
     assert main([command, "--ckpt_path", str(trained / "checkpoints/best.ckpt")]) == 0
     part = {"validate": "validation", "test": "test"}[command]
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(part))
@@ -203,23 +211,23 @@ def test_measuring_a_checkpoint_gives_the_figures_of_the_run(command, trained, c
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (
             ["--model.cell", "GRU"],
-            "cell.class_path is 'cells.GRU', in the checkpoint 'cells.MomentumLSTM'",
+            "cell.class_path is 'cells.GRU', but 'cells.MomentumLSTM' in the checkpoint",
         ),
-        (["--model.cell.momentum", "0.1"], "cell.init_args.momentum is 0.1, in the checkpoint 0.3"),
-        (["--model.hidden_size", "17"], "hidden_size is 17, in the checkpoint 16"),
+        (["--model.cell.momentum", "0.1"], "cell.init_args.momentum is 0.1, but 0.3 in the checkpoint"),
+        (["--model.hidden_size", "17"], "hidden_size is 17, but 16 in the checkpoint"),
     ],
 )
-def test_a_checkpoint_that_contradicts_the_command_line_is_refused(options, sentence, trained, capsys):
+def test_checkpoint_that_contradicts_the_options_is_refused(options, message, trained, capsys):
     assert main(["test", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), *options]) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
-def test_a_damaged_checkpoint_is_refused(damage, trained, capsys):
+def test_damaged_checkpoint_is_refused(damage, trained, capsys):
     path = Path("damaged.ckpt")
     if damage == "foreign":
         torch.save({"weights": torch.zeros(3)}, path)
@@ -253,9 +261,9 @@ def test_predictions_as_parquet(trained):
     assert table.column_names[:3] == ["index", "target", "prediction"]
 
 
-def test_predict_refuses_another_format_before_it_works(trained, capsys):
+def test_predict_refuses_another_format_before_any_work(trained, capsys):
     assert main(["predict", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", "table.xls"]) == 2
-    assert "output is 'table.xls'; a file that ends in .csv or .parquet is expected" in capsys.readouterr().err
+    assert "output must end in .csv or .parquet, got 'table.xls'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", ["pt2", "onnx"])
@@ -277,7 +285,7 @@ def test_the_exported_program_computes_the_model(ending, trained):
 
 def test_export_refuses_another_format(trained, capsys):
     assert main(["export", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", "model.h5"]) == 2
-    assert "a file that ends in .pt2 (torch.export) or .onnx is expected" in capsys.readouterr().err
+    assert "output must end in .pt2 (torch.export) or .onnx, got 'model.h5'" in capsys.readouterr().err
     assert not Path("model.h5").exists()
 
 
@@ -289,17 +297,17 @@ def test_cells_lists_every_cell_with_its_equation_and_count(capsys):
     assert str(4 * 5 * (3 + 5 + 2)) in row
     assert "v_t = mu v_{t-1} + s a_t" in row
     assert next(line for line in lines if line.startswith("UnitaryRNN ")).split()[3] == "-"
-    assert "- UnitaryRNN: hidden_size is 5; an even number is expected" in "\n".join(lines)
+    assert "- UnitaryRNN: hidden_size must be even" in "\n".join(lines)
 
 
-def test_cells_explains_one(capsys):
+def test_cells_describes_one(capsys):
     assert main(["cells", "MomentumGRU"]) == 0
     out = capsys.readouterr().out
     for argument in ("momentum", "step_size", "bias", "init", "engine"):
         assert f"--model.cell.{argument} " in out
 
 
-def test_who_reads_only_the_beginning_is_not_shown_a_traceback():
+def test_closed_output_gives_no_traceback():
     command = f"{sys.executable} -m app cells | head -n 1"
     run = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.callbacks.gradients import History
-from app.commands.diagnose import examine, short_names
+from app.callbacks.gradient_history import History
+from app.commands.diagnose import examine, run_names
 from app.commands.main import main
 from app.diagnostics.page import page
 from app.diagnostics.probe import Measurement
@@ -52,7 +52,7 @@ def checked(text):
     return checker
 
 
-def test_a_page_about_two_checkpoints_needs_nothing_but_itself(trained, capsys):
+def test_page_on_two_checkpoints_is_self_contained(trained, capsys):
     best, last = (str(trained / "checkpoints" / name) for name in ("best.ckpt", "last.ckpt"))
     assert main(["diagnose", "--ckpt_path", best, "--ckpt_path", last, "--output", "page.html"]) == 0
     assert "report: page.html" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_a_page_about_two_checkpoints_needs_nothing_but_itself(trained, capsys):
     assert "share of gate f above 0.9" in text
 
 
-def test_what_the_page_says_is_what_was_measured(trained):
+def test_page_shows_the_measured_numbers(trained):
     found = examine(trained / "checkpoints/best.ckpt", "a < b")
     weight_HH = torch.load(found.path, weights_only=True)["state_dict"]["cell.weight_hh"].chunk(4)[1]
     norm = torch.linalg.matrix_norm(weight_HH.double(), ord=2).item()
@@ -76,48 +76,53 @@ def test_what_the_page_says_is_what_was_measured(trained):
     assert "a < b" not in text
 
 
-def test_the_published_product_stands_beside_a_tanh_network_only(trained):
+def test_published_product_is_shown_for_tanh_networks_only(trained):
     found = examine(trained / "checkpoints/best.ckpt", "run")
     words = {}
     for cell in (MomentumRNN(1, 5), LSTM(1, 5)):
         measured = replace(found, jacobians={"cell": jacobians(cell, torch.randn(9, 1))})
         words[type(cell)] = page([measured]).partition("<ul>")[2]
-    assert re.search(r"The published product says [\d.e+-]+; what enters by the drive", words[MomentumRNN])
-    assert "so there is none here" in words[LSTM]
+    assert re.search(
+        r"The published product is [\d.e+-]+\. The derivative by what enters through the drive", words[MomentumRNN]
+    )
+    assert "applies to a tanh network with fixed momentum only" in words[LSTM]
 
 
-def test_names_are_what_is_different():
-    assert short_names([Path("runs/a/checkpoints/best.ckpt"), Path("runs/b/checkpoints/best.ckpt")]) == ["a", "b"]
-    assert short_names([Path("a/checkpoints/best.ckpt"), Path("a/checkpoints/last.ckpt")]) == ["best.ckpt", "last.ckpt"]
-    assert short_names([Path("runs/a/checkpoints/best.ckpt")]) == ["a"]
-    assert short_names([Path("x/a/best.ckpt"), Path("y/b/best.ckpt")]) == ["x/a", "y/b"]
+def test_names_are_those_of_the_runs_or_what_differs():
+    assert run_names([Path("runs/a/checkpoints/best.ckpt"), Path("runs/b/checkpoints/best.ckpt")]) == ["a", "b"]
+    assert run_names([Path("a/checkpoints/best.ckpt"), Path("a/checkpoints/last.ckpt")]) == ["best.ckpt", "last.ckpt"]
+    assert run_names([Path("runs/a/checkpoints/best.ckpt")]) == ["a"]
+    assert run_names([Path("x/a/best.ckpt"), Path("y/b/best.ckpt")]) == ["x", "y"]
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        ([], "diagnose needs --ckpt_path FILE, such as RUN/checkpoints/best.ckpt, once or several times"),
-        (["--ckpt_path", "none.ckpt"], "ckpt_path is 'none.ckpt', but there is no such file"),
-        (["--ckpt_path", "none.ckpt", "--output", "page.pdf"], "output is 'page.pdf'; a file that ends in .html"),
-        (["--ckpt_path", "none.ckpt", "--output", "no/page.html"], "but there is no folder 'no'"),
-        (["--no"], "unrecognized arguments: --no"),
+        ([], "--ckpt_path must be given once or several times, such as RUN/checkpoints/best.ckpt"),
+        (["--ckpt_path", "none.ckpt"], "ckpt_path 'none.ckpt' does not exist"),
+        (["--ckpt_path", "none.ckpt", "--output", "page.pdf"], "output must end in .html, got 'page.pdf'"),
+        (
+            ["--ckpt_path", "none.ckpt", "--output", "no/page.html"],
+            "the directory 'no' of output 'no/page.html' does not exist",
+        ),
+        (["--no"], "--no is unknown"),
     ],
 )
-def test_mistakes_are_sentences(options, sentence, capsys):
+def test_invalid_options_give_one_line(options, message, capsys):
     assert main(["diagnose", *options]) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_of_a_checkpoint_without_its_run_a_configuration_is_asked_for(trained, capsys):
+def test_checkpoint_without_run_directory_needs_a_configuration(trained, capsys):
     (Path("elsewhere") / "checkpoints").mkdir(parents=True)
     copied = shutil.copy(trained / "checkpoints/best.ckpt", "elsewhere/checkpoints/best.ckpt")
     assert main(["diagnose", "--ckpt_path", str(copied)]) == 2
-    assert "name it by --config FILE" in capsys.readouterr().err
+    assert "Give it by --config FILE" in capsys.readouterr().err
     assert main(["diagnose", "--ckpt_path", str(copied), "--config", str(trained / "config.yaml")]) == 0
     assert checked(Path("report.html").read_text()).images == 3  # no histories
 
 
-def test_the_history_of_the_run_is_shown(trained):
+def test_history_of_the_run_is_shown(trained):
     found = examine(trained / "checkpoints/best.ckpt", "run")
     assert isinstance(found.history, History)
     assert isinstance(found.measurement, Measurement)

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import cells
-from app.commands.export import export
+from app.commands.export import write_program
 from app.tasks import SequenceClassifier
 
 
 @pytest.mark.parametrize("name", ["MomentumRNN", "RMSPropLSTM", "DTRIV", "NesterovGRU"])
 def test_the_number_of_rows_stays_free(name):
     model = SequenceClassifier(cells.find_cell(name), input_size=2, num_classes=3, hidden_size=4)
-    export(model, torch.rand(2, 5, 2), Path("model.pt2"))
+    write_program(model, torch.rand(2, 5, 2), Path("model.pt2"))
     program = torch.export.load("model.pt2").module()
     for rows in (1, 7):
         inputs = torch.rand(rows, 5, 2)

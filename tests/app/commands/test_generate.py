@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.commands.main import main
 from app.tasks import LanguageModel
+from app.tasks.sampling import sample_words
 from cells import LSTM
 
 
@@ -68,7 +69,7 @@ def test_words_are_drawn_with_their_probabilities():
             log_probability, state = task.step(torch.tensor([word]), state)
 
     def frequencies(temperature: float, top_k: int | None) -> torch.Tensor:
-        drawn = [next(task.sample([3, 1], temperature, top_k, seed)) for seed in range(200)]
+        drawn = [next(sample_words(task, [3, 1], temperature, top_k, seed)) for seed in range(200)]
         return torch.bincount(torch.tensor(drawn), minlength=5) / 200
 
     for temperature in (1.0, 0.5):
@@ -79,19 +80,19 @@ def test_words_are_drawn_with_their_probabilities():
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (["--prompt", "the unicorm"], None),
-        (["--length", "0"], "length is 0; an integer of at least 1 is expected"),
-        (["--temperature", "0"], "temperature is 0.0; a number above 0 is expected"),
-        (["--top_k", "0"], "top_k is 0; an integer of at least 1 is expected"),
-        (["--top_k", "few"], "argument --top_k: invalid int value: 'few'"),
+        (["--length", "0"], "--length must be above 0, got 0"),
+        (["--temperature", "0"], "--temperature must be above 0, got 0"),
+        (["--top_k", "0"], "--top_k must be above 0, got 0"),
+        (["--top_k", "few"], "--top_k must be"),
     ],
 )
-def test_a_mistake_gives_a_sentence(options, sentence, run, capsys):
+def test_a_mistake_gives_a_message(options, message, run, capsys):
     status = main(["generate", "--ckpt_path", str(run / "checkpoints/best.ckpt"), *options])
-    assert status == (0 if sentence is None else 2)  # this vocabulary has <unk>
-    assert sentence is None or sentence in capsys.readouterr().err
+    assert status == (0 if message is None else 2)  # this vocabulary has <unk>
+    assert message is None or message in capsys.readouterr().err
 
 
 def test_an_unknown_word_of_the_prompt_is_refused_with_the_closest(run, capsys):
@@ -100,15 +101,15 @@ def test_an_unknown_word_of_the_prompt_is_refused_with_the_closest(run, capsys):
     words = (own / "vocabulary.txt").read_text()
     (own / "vocabulary.txt").write_text(words.replace("<unk>", "unicorn"))
     assert main(["generate", "--ckpt_path", "run/checkpoints/best.ckpt"]) == 2
-    assert "the words in run/vocabulary.txt are not those that the model" in capsys.readouterr().err
+    assert "run/vocabulary.txt is not the vocabulary that" in capsys.readouterr().err
     (own / "vocabulary.txt").unlink()
     assert main(["generate", "--ckpt_path", "run/checkpoints/best.ckpt"]) == 2
-    assert "the words of the model are expected in run/vocabulary.txt" in capsys.readouterr().err
+    assert "the vocabulary run/vocabulary.txt cannot be read" in capsys.readouterr().err
 
 
 def test_a_classifier_generates_nothing(trained, capsys):
     assert main(["generate", "--ckpt_path", str(trained / "checkpoints/best.ckpt")]) == 2
-    assert "which holds no language model" in capsys.readouterr().err
+    assert "must be a checkpoint of a language model" in capsys.readouterr().err
 
 
 def test_predict_writes_the_words_of_a_text(run, capsys):
@@ -145,7 +146,7 @@ def test_validate_gives_the_figures_of_the_run(run, capsys):
 
 def test_a_language_model_is_not_exported(run, capsys):
     assert main(["export", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--output", "model.pt2"]) == 2
-    assert "LanguageModel reads words, and only models of sequences of numbers are exported" in capsys.readouterr().err
+    assert "LanguageModel reads words; only models of numeric sequences can be exported" in capsys.readouterr().err
 
 
 def test_tensorboard_shows_a_text(run):

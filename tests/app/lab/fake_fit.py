@@ -31,10 +31,10 @@ def main() -> int:
     run = arguments.resume or arguments.run_dir
     config_path = run / "config.yaml"
     if arguments.config:
-        if (run / "checkpoints").exists():
-            print(f"error: {run} holds a run")
+        if (run / "checkpoints/last.ckpt").exists():
+            print(f"error: {run} contains a run")
             return 2
-        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         config_path.write_text(arguments.config.read_text())
     config = yaml.safe_load(config_path.read_text())
     rate = config["model"]["init_args"]["optimizer"]["init_args"]["lr"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from helpers.fake_corpus import write_small_corpus
 from helpers.paths import ROOT
 
 from app.lab.arms import Arm
@@ -136,7 +139,9 @@ def test_restart_at_every_step_is_a_drive_without_momentum(write_study):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_study_of_this_program_is_right(path):
+def test_study_of_this_program_is_right(path, monkeypatch):
+    write_small_corpus(Path("data"), "ptb.{}.txt", more_words=4000)  # a language model needs its vocabulary
+    monkeypatch.delenv("DATA_DIR", raising=False)
     checked = check_study(read_study(path))
     assert checked.arms
 

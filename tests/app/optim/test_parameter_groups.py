@@ -133,4 +133,4 @@ def test_from_the_command_line_into_configuration_and_checkpoint():
     assert orthogonal["params"][0] is task.cell.skew
     curves = EventAccumulator("run/tensorboard")
     curves.Reload()
-    assert {"lr-JointOptimizer/others", "lr-JointOptimizer/orthogonal"} <= set(curves.Tags()["scalars"])
+    assert {"watch_lr-JointOptimizer/others", "watch_lr-JointOptimizer/orthogonal"} <= set(curves.Tags()["scalars"])

@@ -22,7 +22,7 @@ from pytorch_lightning import Callback, Trainer
 from torch.optim import SGD, Adam
 
 from app.callbacks.random_states import RandomStates
-from app.commands.predictions import every_prediction
+from app.commands.predict import every_prediction
 from app.tasks import FrameClassifier, FrameRegressor, LanguageModel, SequenceClassifier
 from cells import LSTM
 from datamodules import TIMIT, Corpus, DataModule, Digits
@@ -231,7 +231,7 @@ def test_a_process_that_dies_ends_the_other_in_bounded_time_with_a_message(rank)
         process = subprocess.Popen(command, env=os.environ | variables, stdout=said, stderr=said)
         status = process.wait(200)
     assert status != 0
-    wait_for(lambda: "go on with:  python -m app fit --resume run" in Path("said").read_text(), 60)
+    wait_for(lambda: "Resume with:  python -m app fit --resume run" in Path("said").read_text(), 60)
     recorded = Path("losses-1").read_text()
     time.sleep(5)
     assert Path("losses-1").read_text() == recorded  # nobody trains on

@@ -37,7 +37,14 @@ FRAMES = [
     "FEATURES",
 ]
 LANGUAGE = ["--config", str(ROOT / "configs/ptb/small.yaml"), "--data.root", "CORPUS", "--model.embedding_size", "8"]
-LANGUAGE += ["--model.hidden_sizes", "[8]", "--model.adaptive_cutoffs", "[4, 8]", "--model.weight_dropout", "0.3"]
+LANGUAGE += [
+    "--model.hidden_sizes",
+    "[8]",
+    "--model.adaptive_cutoffs",
+    "[4, 8]",
+    "--model.regularization.weight_dropout",
+    "0.3",
+]
 CASES = {
     "classification": DIGITS,
     "frames": [*FRAMES, "--model.hidden_size", "6", "--data.batch_size", "3", "--trainer.max_epochs", "3"],
@@ -126,7 +133,7 @@ def curve(run: str, name: str) -> list[tuple[int, float]]:
 @pytest.mark.parametrize(
     "case", [FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != FAST)]
 )
-def test_a_killed_run_goes_on_bit_for_bit(case, places):
+def test_killed_run_resumes_bitwise_identical(case, places):
     """Killed within an epoch, twice; the second time before the next checkpoint."""
     assert fit_apart(*options_of(case, places), *SHORT, "--run_dir", "whole", record="whole-losses") == 0
     steps = len(losses("whole-losses"))
@@ -144,7 +151,7 @@ def test_a_killed_run_goes_on_bit_for_bit(case, places):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_that_is_killed_at_any_time_goes_on_bit_for_bit(case, places):
+def test_run_killed_at_any_time_resumes_bitwise_identical(case, places):
     """Killed again and again, within half a second after it has taken a step, whatever it is doing."""
     assert ended(start(*options_of(case, places), *SHORT, "--run_dir", "whole", record="whole-losses"))[0] == 0
     options, times, log = [*options_of(case, places), *SHORT, "--run_dir", "run"], random.Random(case), Path("losses-0")
@@ -167,7 +174,7 @@ def test_a_run_that_is_killed_at_any_time_goes_on_bit_for_bit(case, places):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_that_are_killed_go_on_bit_for_bit(case, places):
+def test_two_killed_processes_resume_bitwise_identical(case, places):
     options = [*options_of(case, places), *SHORT, *TWO]
     assert ended(start(*options, "--run_dir", "whole", record="whole-losses"))[0] == 0
     killed = f"{signal.SIGKILL},{len(losses('whole-losses')) - 2},1"  # the last step but one, of the second process
@@ -194,7 +201,7 @@ def test_a_signal_stops_after_a_checkpoint(number, capfd):
     assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
     assert fit_apart(*options, "--run_dir", "run", signal_at=f"{number},7,0") == 128 + number
     said = capfd.readouterr().out
-    assert f"stopped by {number.name} after step 8; go on with:  python -m app fit --resume run" in said
+    assert f"stopped by {number.name} after step 8. Resume with:  python -m app fit --resume run" in said
     assert read_checkpoint(Path("run/checkpoints/last.ckpt"))["global_step"] == 8
     assert fit_apart("--resume", "run") == 0
     assert losses("losses") == losses("whole-losses")
@@ -221,6 +228,10 @@ def test_the_limits_may_change_and_the_directory_may_move(stopped):
     config = yaml.safe_load((stopped / "config.yaml").read_text())
     config["model"]["init_args"]["lr_schedule"] = "constant"
     (stopped / "config.yaml").write_text(yaml.safe_dump(config))
+    last = stopped / "checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["hyper_parameters"]["lr_schedule"] = "constant"
+    torch.save(checkpoint, last)
     score = json.loads((stopped / "results.json").read_text())["validation"]["loss"]
     checkpoint = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
     assert main(["fit", "--resume", "stopped", "--trainer.max_epochs", "2"]) == 0
@@ -230,25 +241,31 @@ def test_the_limits_may_change_and_the_directory_may_move(stopped):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        (["--model.hidden_size", "17"], "model.init_args.hidden_size is 17, in the run 16"),
-        (["--model.optimizer.lr", "0.5"], "model.init_args.optimizer.init_args.lr is 0.5, in the run 0.02"),
-        (["--model.cell", "GRU"], "model.init_args.cell.class_path is 'cells.GRU', in the run 'cells.MomentumLSTM'"),
+        (["--model.hidden_size", "17"], "model.init_args.hidden_size is 17, but 16 in the run"),
+        (["--model.optimizer.lr", "0.5"], "model.init_args.optimizer.init_args.lr is 0.5, but 0.02 in the run"),
+        (
+            ["--model.cell", "GRU"],
+            "model.init_args.cell.class_path is 'cells.GRU', but 'cells.MomentumLSTM' in the run",
+        ),
         (["--model.orthogonal_optimizer", "SGD", "--model.orthogonal_optimizer.lr", "1"], "orthogonal_optimizer"),
-        (["--data.batch_size", "7"], "data.init_args.batch_size is 7, in the run 64"),
-        (["--seed_everything", "5"], "seed_everything is 5, in the run 0"),
-        (["--trainer.precision", "bf16-mixed"], "trainer.precision is 'bf16-mixed', in the run None"),
-        (["--trainer.max_epochs", "9"], "trainer.max_epochs is 9, in the run 2 (the learning rate follows one_cycle"),
-        (["--config", QUICKSTART], "but with --resume the run directory holds everything of the run"),
-        (["--run_dir", "elsewhere"], "but with --resume the run directory holds everything of the run"),
-        (["--ckpt_path", "elsewhere.ckpt"], "ckpt_path is 'elsewhere.ckpt', which is no checkpoint of the run"),
+        (["--data.batch_size", "7"], "data.init_args.batch_size is 7, but 64 in the run"),
+        (["--seed_everything", "5"], "seed_everything is 5, but 0 in the run"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision is 'bf16-mixed', but None in the run"),
+        (
+            ["--trainer.max_epochs", "9"],
+            "trainer.max_epochs is 9, but 2 in the run (the schedule one_cycle spans the whole run",
+        ),
+        (["--config", QUICKSTART], "cannot be combined with --resume"),
+        (["--run_dir", "elsewhere"], "cannot be combined with --resume"),
+        (["--ckpt_path", "elsewhere.ckpt"], "ckpt_path 'elsewhere.ckpt' is not a checkpoint of the run"),
     ],
 )
-def test_what_contradicts_the_run_is_refused_by_name(options, sentence, trained, capsys):
+def test_options_that_contradict_the_run_are_refused(options, message, trained, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     assert main(["fit", "--resume", str(trained), *options]) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
@@ -260,11 +277,11 @@ def test_another_number_of_processes_is_refused_by_name(stopped, capsys):
     assert "processes is 1, in the checkpoint 2" in capsys.readouterr().err
 
 
-def test_what_is_no_run_cannot_be_resumed(stopped, capsys):
+def test_directory_without_a_run_cannot_be_resumed(stopped, capsys):
     assert main(["fit", "--resume", "nowhere"]) == 2
-    assert "resume is 'nowhere', but there is no run in it (nowhere/config.yaml is missing)" in capsys.readouterr().err
+    assert "resume: 'nowhere' is not a run directory (nowhere/config.yaml does not exist)" in capsys.readouterr().err
     assert main(["fit", "--config", QUICKSTART, "--ckpt_path", "stopped/checkpoints/best.ckpt"]) == 2
-    assert "fit takes --ckpt_path ('stopped/checkpoints/best.ckpt') only with --resume" in capsys.readouterr().err
+    assert "fit accepts --ckpt_path ('stopped/checkpoints/best.ckpt') only with --resume" in capsys.readouterr().err
 
 
 def flipped(whole: bytes) -> bytes:
@@ -277,7 +294,7 @@ def flipped(whole: bytes) -> bytes:
     [None, lambda whole: whole[: len(whole) // 2], lambda whole: b"", flipped, lambda whole: b"a foreign file"],
     ids=["missing", "truncated", "empty", "a flipped bit", "foreign"],
 )
-def test_a_bad_last_checkpoint_is_found_out_and_the_previous_one_offered(damage, stopped, capsys):
+def test_damaged_last_checkpoint_is_detected_and_another_one_offered(damage, stopped, capsys):
     last, previous = stopped / "checkpoints/last.ckpt", stopped / "checkpoints/previous.ckpt"
     if damage is None:
         last.unlink()
@@ -286,7 +303,7 @@ def test_a_bad_last_checkpoint_is_found_out_and_the_previous_one_offered(damage,
     assert main(["fit", "--resume", "stopped"]) == 2
     said = capsys.readouterr().err
     assert str(last) in said
-    assert f"{previous} is good (step 20): add --ckpt_path {previous}" in said
+    assert f"{previous} is undamaged (step 20). Add --ckpt_path {previous}." in said
     if damage is flipped:
         assert main(["fit", "--resume", "stopped", "--ckpt_path", str(previous)]) == 0
         assert read_checkpoint(last)["global_step"] == 40
@@ -304,18 +321,18 @@ def test_a_checkpoint_cannot_run_code(stopped, capsys):
     torch.save({**checkpoint, "code": Code()}, stopped / "checkpoints/last.ckpt")
     for command in (["fit", "--resume", "stopped"], ["test", "--ckpt_path", "stopped/checkpoints/last.ckpt"]):
         assert main(command) == 2
-        assert "it is no file of tensors and plain data" in capsys.readouterr().err
+        assert "it contains more than tensors and plain data" in capsys.readouterr().err
     assert not Path("made_by_a_checkpoint").exists()
 
 
-def test_where_no_checkpoint_is_good_the_message_says_so(stopped, capsys):
+def test_message_if_every_checkpoint_is_damaged(stopped, capsys):
     for path in (stopped / "checkpoints").iterdir():
         path.write_bytes(b"")
     assert main(["fit", "--resume", "stopped"]) == 2
-    assert "the run has no other checkpoint that is good" in capsys.readouterr().err
+    assert "The run has no other undamaged checkpoint" in capsys.readouterr().err
 
 
-def test_every_flipped_bit_that_matters_is_found_out(trained):
+def test_every_flipped_bit_that_matters_is_detected(trained):
     """A flipped bit is refused, or lies where torch.save has only filled up, and what is read is the same."""
     path = Path("flipped.ckpt")
     whole = (trained / "checkpoints/best.ckpt").read_bytes()
@@ -335,7 +352,7 @@ def test_every_flipped_bit_that_matters_is_found_out(trained):
 
 
 @pytest.mark.slow
-def test_a_limit_that_is_raised_goes_on_within_the_epoch():
+def test_raised_limit_resumes_within_the_epoch():
     """Seven steps, then up to twelve, and twelve at once: the rest of the second epoch is not left out."""
     options = [*DIGITS, *SHORT, "--model.lr_schedule", "constant", "--trainer.max_epochs", "-1"]
     assert fit_apart(*options, "--run_dir", "whole", "--trainer.max_steps", "12", record="whole-losses") == 0
@@ -347,7 +364,7 @@ def test_a_limit_that_is_raised_goes_on_within_the_epoch():
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_a_sentence_and_nothing_is_lost(capfd):
+def test_full_disk_gives_one_line_and_loses_nothing(capfd):
     """A limit on the size of files, below that of a checkpoint, from the second epoch on."""
     options = [*DIGITS, *SHORT, "--model.cell", "LSTM", "--model.hidden_size", "32"]
     assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
@@ -361,7 +378,7 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_lost(capfd):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     said = capfd.readouterr().err
-    assert "cannot be written: File too large; make room and go on with --resume" in said
+    assert "cannot be written: File too large. Free some space and resume with --resume run" in said
     assert "Traceback" not in said
     after = {path.name: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
     assert after["last.ckpt"] == before["last.ckpt"]
@@ -371,21 +388,21 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_lost(capfd):
     assert_equal_runs("whole", "run")
 
 
-def test_the_configuration_of_another_version_is_a_sentence(stopped, capsys):
+def test_configuration_of_another_version_gives_one_line(stopped, capsys):
     config = yaml.safe_load((stopped / "config.yaml").read_text())
     config["model"]["init_args"]["colour"] = "red"
     (stopped / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--resume", "stopped"]) == 2
     said = capsys.readouterr().err
     assert "SequenceClassifier has no argument 'colour'" in said
-    assert "it stands in stopped/config.yaml, which another version of the program may have written" in said
+    assert "It is in stopped/config.yaml, which another version of the program may have written" in said
     del config["model"]["init_args"]["colour"], config["model"]["init_args"]["choose_by"], config["save_every"]
     config["model"]["init_args"]["lr_schedule"] = "one_cycle"
     (stopped / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["test", "--ckpt_path", "stopped/checkpoints/best.ckpt"]) == 0
 
 
-def test_a_run_without_a_checkpoint_may_be_started_again():
+def test_run_without_a_checkpoint_can_be_started_again():
     RunDirectory(Path("run")).path.mkdir()
     Path("run/config.yaml").write_text("seed_everything: 0\n")
     assert main(["fit", *DIGITS, "--trainer.max_epochs", "1", "--run_dir", "run"]) == 0

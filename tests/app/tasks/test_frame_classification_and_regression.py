@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from app.commands.main import main
-from app.commands.predictions import write_predictions
+from app.commands.predict import write_predictions
 from app.tasks import FrameClassifier, SequenceRegressor
 from cells import DTRIV, LSTM
 from datamodules import Adding, Copying
@@ -153,12 +153,12 @@ def test_labels_are_shown_from_the_first_scored_step_to_the_last():
     batch["scored"] = torch.tensor([[0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 1]]).bool()
     batch["lengths"] = torch.tensor([6, 0, 6])  # the second row is padding
     outputs = task(batch["inputs"]).detach()
-    task.observe_batch(board, batch, outputs, 0)
+    task.show_batch(board, batch, outputs, 0)
     target, prediction, *_ = board.figures["labels"].axes
     assert np.array_equal(target.images[0].get_array(), batch["targets"][:, 2:6])
     assert np.array_equal(prediction.images[0].get_array(), outputs[:, 2:6].argmax(-1))
     assert target.images[0].get_extent()[:2] == [1.5, 5.5]
-    task.observe_batch(board := Shown(), batch, outputs, 1)
+    task.show_batch(board := Shown(), batch, outputs, 1)
     assert not board.figures
 
 
@@ -166,7 +166,7 @@ def test_answers_are_shown_beside_their_targets():
     task = SequenceRegressor(LSTM, input_size=2, target_size=1, hidden_size=5)
     batch, board = {"inputs": torch.randn(3, 6, 2), "targets": torch.randn(3, 1)}, Shown()
     outputs = task(batch["inputs"]).detach()
-    task.observe_batch(board, batch, outputs, 0)
+    task.show_batch(board, batch, outputs, 0)
     points = board.figures["agreement"].axes[0].lines[0]
     assert np.array_equal(points.get_xdata(), batch["targets"][:, 0])
     assert np.array_equal(points.get_ydata(), outputs[:, 0])

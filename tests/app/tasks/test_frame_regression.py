@@ -15,11 +15,11 @@ from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.commands.main import main
-from app.plots.figures import as_array, bins_picture, frames_picture
+from app.plots.figures import as_array, bins_figure, frames_figure
 from app.tasks import FrameRegressor
-from app.tasks.base import valid_steps
 from app.tasks.frame_regression import masked_mean_squared_error
-from app.tasks.speech import segmental_snr, speech_measures
+from app.tasks.padding import valid_steps
+from app.tasks.speech_quality import segmental_snr, speech_measures
 from cells import LSTM
 from datamodules import TIMIT
 from datamodules.timit import spectra
@@ -31,7 +31,7 @@ OPTIONS = [
     *("--model.optimizer", "Adam", "--model.optimizer.lr", "0.01"),
     *("--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--run_dir", "run"),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
+pytestmark = pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
 
 
 def regressor(**options) -> FrameRegressor:
@@ -101,8 +101,8 @@ def test_parameters(size, hidden, count):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"speech_every": -1}, "speech_every is -1; 0 or a positive integer is expected"),
-        ({"scale": 0.0}, "scale is 0.0; a number above 0 is expected"),
+        ({"speech_every": -1}, "speech_every must be an integer of at least 0, got -1"),
+        ({"scale": 0.0}, "scale must be above 0, got 0.0"),
     ],
 )
 def test_bad_arguments_are_refused(options, sentence):
@@ -153,30 +153,27 @@ def test_pesq_of_an_estimate_without_speech_is_the_lowest():
 
 
 def test_measures_whose_packages_are_missing_are_left_out(monkeypatch):
-    monkeypatch.setattr("app.tasks.speech.find_spec", lambda package: None)
+    monkeypatch.setattr("app.tasks.speech_quality.find_spec", lambda package: None)
     assert set(speech_measures(torch.randn(1000), torch.randn(1000))) == {"segmental_snr"}
 
 
 @pytest.mark.parametrize("protocol", ["prediction", "recall"])
 def test_a_perfect_answer_rebuilds_the_sound(protocol, small_timit):
     """The true power with the true phase: the best segmental SNR, and STOI 1."""
-    task, logged = regressor(), {}
-    task.log_part = lambda part, weight, **metrics: logged.update(metrics, weight=weight)
-    batch = batch_of(small_timit, protocol=protocol)
-    task._measure_speech(batch, batch["targets"], "test")
-    assert logged["weight"] == 4
-    assert logged["segmental_snr"] > 30
-    assert logged["stoi"] > 0.99
-    perfect = float(logged["segmental_snr"])
-    task._measure_speech(batch, batch["targets"] + 10, "test")
-    assert logged["segmental_snr"] < perfect - 20
+    task, batch = regressor(), batch_of(small_timit, protocol=protocol)
+    found = task._speech_metrics(batch, batch["targets"])
+    assert {weight for _, weight in found.values()} == {4}
+    assert found["segmental_snr"][0] > 30
+    assert found["stoi"][0] > 0.99
+    worse = task._speech_metrics(batch, batch["targets"] + 10)
+    assert worse["segmental_snr"][0] < found["segmental_snr"][0] - 20
 
 
 def test_pictures_have_their_place():
     targets = torch.rand(40, 129) * 60 - 50
-    picture = as_array(frames_picture(targets + torch.randn(40, 129), targets))
+    picture = as_array(frames_figure(targets + torch.randn(40, 129), targets))
     assert picture.shape == (340, 1200, 3)
-    assert as_array(bins_picture(torch.rand(129))).shape == (300, 600, 3)
+    assert as_array(bins_figure(torch.rand(129))).shape == (300, 600, 3)
 
 
 def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys):
@@ -194,9 +191,9 @@ def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys)
     events = EventAccumulator("run/tensorboard")
     events.Reload()
     tags = events.Tags()
-    assert {"frames", "error_by_bin"} <= set(tags["images"])
-    assert set(tags["audio"]) == {"sound/target", "sound/prediction"}
-    assert events.Audio("sound/target")[0].sample_rate == spectra.RATE
+    assert {"watch_frames", "watch_error_by_bin"} <= set(tags["images"])
+    assert set(tags["audio"]) == {"watch_sound/target", "watch_sound/prediction"}
+    assert events.Audio("watch_sound/target")[0].sample_rate == spectra.RATE
     assert len(events.Scalars("validation/stoi")) == 2  # after epoch 2 of 2, and of the best epoch at the end
 
     checkpoint = ["--ckpt_path", "run/checkpoints/best.ckpt"]
@@ -215,7 +212,7 @@ def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys)
     assert float(rows[3]["prediction_128"]) == pytest.approx(expected[3, 128].item(), abs=1e-4)
 
     assert main(["test", *checkpoint, "--data.protocol", "recall"]) == 2
-    assert "protocol is 'recall', but the checkpoint was trained on 'prediction'" in capsys.readouterr().err
+    assert "protocol must be prediction, as in the checkpoint's training, got recall" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -228,6 +225,6 @@ def test_a_regressor_is_exported(small_timit):
 def test_recall_is_said_in_words(small_timit, capsys):
     place = ["--data.prepared", str(small_timit / "features"), "--data.protocol", "recall"]
     assert main(["fit", *OPTIONS, *place, "--trainer.max_epochs", "1"]) == 0
-    assert "recall: the target is the previous frame, which the input has shown already" in capsys.readouterr().out
+    assert "recall: the target is the previous frame, which was already an input" in capsys.readouterr().out
     results = json.loads(Path("run/results.json").read_text())
-    assert "no prediction" in results["preparation"]["meaning"]
+    assert "not prediction" in results["preparation"]["meaning"]

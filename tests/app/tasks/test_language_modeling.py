@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,23 +17,17 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from app.callbacks.random_states import RandomStates
-from app.optim.averaging import NTASGD
+from app.optim.nt_asgd import NTASGD
 from app.tasks import LanguageModel
 from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
+from app.tasks.regularization import Regularization
 from cells import DTRIV, GRU, LSTM, SRLSTM, AdamLSTM, MomentumLSTM, NesterovLSTM
 from cells.state import leaves
 from datamodules import Corpus
 
 V = 11
-PLAIN = {  # without what is drawn and what is added
-    "output_dropout": 0.0,
-    "layer_dropout": 0.0,
-    "input_dropout": 0.0,
-    "word_dropout": 0.0,
-    "weight_dropout": 0.0,
-    "activation_penalty": 0.0,
-    "slowness_penalty": 0.0,
-}
+NONE = Regularization(**{field.name: 0.0 for field in fields(Regularization)})
+PLAIN = {"regularization": NONE}
 CELLS = [MomentumLSTM, GRU, AdamLSTM, NesterovLSTM, partial(SRLSTM, restart_period=3), partial(DTRIV, rebase_every=2)]
 
 
@@ -86,12 +81,12 @@ def test_it_is_torchs_lstm_between_a_tied_embedding():
     found, _ = task(text)
     torch.testing.assert_close(task.log_probabilities(found), logits.log_softmax(-1))
     expected = F.cross_entropy(logits.flatten(0, 1), text.flatten(), reduction="none")
-    torch.testing.assert_close(task.nats(found.flatten(0, 1), text.flatten()), expected)
+    torch.testing.assert_close(task.negative_log_likelihood(found.flatten(0, 1), text.flatten()), expected)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: getattr(cell, "func", cell).__name__)
 def test_carrying_the_state_over_windows_is_one_long_pass(cell):
-    task = model(cell, weight_dropout=0.0).double().eval()
+    task = model(cell, regularization=Regularization(weight_dropout=0.0)).double().eval()
     text = words(3, 20)
     whole, last = task(text)
     pieces, state = [], None
@@ -105,7 +100,7 @@ def test_carrying_the_state_over_windows_is_one_long_pass(cell):
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: getattr(cell, "func", cell).__name__)
 def test_step_is_forward(cell):
-    task = model(cell, weight_dropout=0.0).double().eval()
+    task = model(cell, regularization=Regularization(weight_dropout=0.0)).double().eval()
     text = words(2, 6)
     y, _ = task(text)
     state = task.initial_state(2)
@@ -117,9 +112,9 @@ def test_step_is_forward(cell):
 def test_rows_that_are_reset_start_anew():
     task = model(**PLAIN).double()
     text = words(3, 13)
-    task._read(batch_of(text[:, :7]), "train")
+    task._read_window(batch_of(text[:, :7]), "train")
     second = {**batch_of(text[:, 6:]), "reset": torch.tensor([False, True, False])}
-    found = task._read(second, "train")
+    found = task._read_window(second, "train")
     whole, _ = task(text[:, :-1])
     anew, _ = task(text[:, 6:-1])
     torch.testing.assert_close(found[[0, 2]], whole[[0, 2], 6:])
@@ -128,8 +123,8 @@ def test_rows_that_are_reset_start_anew():
 
 def test_gradients_do_not_reach_the_window_before():
     task = model(**PLAIN)
-    task._read(batch_of(words(2, 5)), "train")
-    assert not any(leaf.requires_grad for leaf in leaves(task.carried["train"]))
+    task._read_window(batch_of(words(2, 5)), "train")
+    assert not any(leaf.requires_grad for leaf in leaves(task.carried.by_part["train"]))
 
 
 def test_locked_dropout_drops_the_same_features_in_all_steps():
@@ -176,7 +171,8 @@ def test_weight_dropout_acts_on_the_recurrent_weight_under_every_engine(engine):
 
 
 def test_penalties_are_added_to_the_loss():
-    task = model(**{**PLAIN, "activation_penalty": 2.0, "slowness_penalty": 3.0}).double()
+    terms = {"activation_regularization": 2.0, "temporal_activation_regularization": 3.0}
+    task = model(regularization=replace(NONE, **terms)).double()
     task.log_part = lambda *args, **metrics: None
     batch = batch_of(words(2, 6))
     y, _ = task(batch["inputs"])
@@ -192,7 +188,7 @@ def test_adaptive_softmax_is_torchs():
     y, targets = torch.randn(20, 6), torch.randint(V, (20,))
     expected = -task.adaptive.log_prob(y)[torch.arange(20), targets]
     targets[3], expected[3] = -100, 0
-    torch.testing.assert_close(task.nats(y, targets), expected)
+    torch.testing.assert_close(task.negative_log_likelihood(y, targets), expected)
     torch.testing.assert_close(task.log_probabilities(y).exp().sum(-1), torch.ones(20))
 
 
@@ -205,19 +201,20 @@ def test_an_untied_softmax_has_its_own_weight():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"hidden_sizes": [8, 7]}, r"hidden_sizes is \[8, 7\]; with tied True, 6, the embedding_size, is expected"),
-        ({"hidden_sizes": []}, r"hidden_sizes is \[\]"),
+        (
+            {"hidden_sizes": [8, 7]},
+            r"must end with the embedding_size, 6, where tied is True, got \[8, 7\]",
+        ),
+        ({"hidden_sizes": []}, r"hidden_sizes must hold at least one layer, got \[\]"),
         ({"embedding_size": 0}, "embedding_size is 0; an integer of at least 1 is expected"),
-        ({"word_dropout": 1.0}, r"word_dropout is 1.0; a number in \[0, 1\) is expected"),
-        ({"slowness_penalty": -1}, "slowness_penalty is -1; a number of at least 0 is expected"),
         ({"lr_window": 0}, "lr_window is 0"),
         (
             {"adaptive_cutoffs": [8, 4]},
-            r"cutoffs is \[8, 4\]; increasing numbers of words between 0 and 11",
+            r"cutoffs must increase between 0 and the vocabulary_size, 11, got \[8, 4\]",
         ),
-        ({"adaptive_cutoffs": [4, 11]}, r"adaptive_cutoffs is \[4, 11\]"),
-        ({"adaptive_cutoffs": [4]}, "tied is True, but adaptive_cutoffs are given"),
-        ({"cell": DTRIV}, "weight_dropout is 0.5, but DTRIV has no weight_hh; 0 is expected"),
+        ({"adaptive_cutoffs": [4, 11]}, r"adaptive_cutoffs must increase .* got \[4, 11\]"),
+        ({"adaptive_cutoffs": [4]}, "tied must be False with adaptive_cutoffs, got True"),
+        ({"cell": DTRIV}, "weight_dropout must be 0 for DTRIV, which has no weight_hh, got 0.5"),
     ],
 )
 def test_arguments_outside_what_is_accepted(options, sentence):
@@ -286,14 +283,14 @@ def test_predictions_are_the_log_probabilities_of_the_words(corpus):
     corpus.text = Path("own.txt")
     (batch,) = quiet_trainer().predict(task, corpus)
     words = ["the", "cat", "sees", "a", "bird", "<eos>"]
-    assert task.readable([batch])[0]["word"] == words
+    assert task.prediction_table([batch])[0]["word"] == words
     numbers = torch.tensor([corpus.vocabulary.numbers(["<eos>", *words])])
     with torch.no_grad():
         log_probabilities = task.eval().log_probabilities(task(numbers[:, :-1])[0])
     expected = log_probabilities[0, torch.arange(6), numbers[0, 1:]]
     torch.testing.assert_close(batch["log_probability"], expected)
     loss = -expected.mean().item()
-    assert task.sum_up([batch]) == f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
+    assert task.prediction_summary([batch]) == f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
 
 
 AT_STEPS = {"every_n_train_steps": 1}

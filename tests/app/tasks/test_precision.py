@@ -15,6 +15,7 @@ import cells
 from app.callbacks.divergence import StopOnDivergence
 from app.callbacks.random_states import RandomStates
 from app.tasks import FrameRegressor, LanguageModel, SequenceClassifier
+from app.tasks.regularization import Regularization
 from datamodules import TIMIT, Corpus, Digits
 
 NAMES = [name for name, classes in cells.registered_cells().items() if classes[0].__module__.startswith("cells.")]
@@ -42,7 +43,12 @@ TASKS = {  # what is trained on what; called with the cell and a folder of small
     ),
     "language": lambda cell, folder: (
         LanguageModel(
-            cell, 13, 8, (8, 8), weight_dropout=0.5 if "weight_hh" in parameters_of(cell) else 0.0, optimizer=ADAM
+            cell,
+            13,
+            8,
+            (8, 8),
+            regularization=Regularization(weight_dropout=0.5 if "weight_hh" in parameters_of(cell) else 0.0),
+            optimizer=ADAM,
         ),
         Corpus(str(folder / "corpus"), batch_size=4, window=20),
     ),

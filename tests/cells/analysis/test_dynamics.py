@@ -1,4 +1,4 @@
-"""The state of a cell in numbers, and how much of it reaches the end, against formulae."""
+"""Statistics of the state of a cell, and its Jacobians, against formulas."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Leaky(Cell):
 
 
 @pytest.mark.parametrize("leak", [0.5, 0.9, 0.97])
-def test_half_life_of_a_leak_is_that_of_its_exponential(leak):
+def test_half_life_of_a_leak_is_that_of_an_exponential(leak):
     record = record_of(Leaky(1, 3, leak=leak), torch.randn(4, 120, 1, dtype=torch.float64))
     assert half_life(record) == math.floor(math.log(0.5) / math.log(leak)) + 1
 
 
-def test_half_life_is_infinite_where_nothing_is_forgotten():
+def test_half_life_is_infinite_without_forgetting():
     record = record_of(Leaky(1, 3, leak=1.0), torch.randn(4, 30, 1, dtype=torch.float64))
     assert half_life(record) == math.inf
 
 
-def test_gates_that_are_shut_and_open():
+def test_closed_and_open_gates():
     cell = LSTM(1, 4).double()
     with torch.no_grad():
         cell.bias_ih.copy_(torch.tensor([-9.0, 9.0, 0.0, 0.0]).repeat_interleave(4))
@@ -66,11 +66,12 @@ def test_gates_that_are_shut_and_open():
 
 
 @pytest.mark.parametrize("name", ["GRU", "AdamGRU", "NesterovGRU", "MomentumLSTM", "NesterovLSTM"])
-def test_gates_are_those_that_made_the_output(name):
+def test_gates_reproduce_the_output(name):
     cell = cell_builders.random_cell(BUILT_IN[name], 2, 3)
     record = record_of(cell, torch.randn(4, 6, 2, dtype=torch.float64))
-    v_BG, u_BG = record.drives[-1]
-    gates = cell.open_gates(v_BG, u_BG)
+    x_BI, before = record.inputs[-1], record.state(4)
+    v_BG, u_BG, _ = cell.pre_activations(cell.recurrent_weight(), x_BI, before)
+    gates = cell.gate_openings(x_BI, before)
     if "z" in gates:
         v_n, u_n = v_BG.chunk(3, -1)[2], u_BG.chunk(3, -1)[2]
         n_BH = torch.tanh(v_n + gates["r"] * u_n)
@@ -81,7 +82,7 @@ def test_gates_are_those_that_made_the_output(name):
     assert_close(record.outputs[-1], expected, **EXACT)
 
 
-def test_units_that_modrelu_has_shut():
+def test_units_that_modrelu_switches_off():
     cell = DTRIV(1, 64).double()
     with torch.no_grad():
         cell.modrelu_bias.fill_(-100.0)
@@ -90,7 +91,7 @@ def test_units_that_modrelu_has_shut():
     assert found.zero_units == 0.75
 
 
-def test_spectra_are_those_of_each_block():
+def test_spectra_of_each_block():
     lstm = LSTM(1, 6, init="published").double()
     found = dynamics(record_of(lstm, torch.randn(2, 6, 1, dtype=torch.float64)))
     assert {block: found.spectral_norm(block) for block in found.spectra} == {"i": 1, "f": 0, "g": 0, "o": 0}
@@ -109,7 +110,7 @@ def test_spectra_are_those_of_each_block():
 
 
 @pytest.mark.parametrize("name", DRIVEN)
-def test_jacobian_is_that_of_autograd(name, monkeypatch):
+def test_jacobian_equals_autograd(name, monkeypatch):
     monkeypatch.setattr("cells.analysis.jacobians.ROWS", 3)
     cell = cell_builders.random_cell(BUILT_IN[name], 2, 4)
     x_TI = torch.randn(6, 2, dtype=torch.float64)
@@ -128,7 +129,7 @@ def test_jacobian_is_that_of_autograd(name, monkeypatch):
     assert all(parameter.requires_grad for parameter in cell.parameters())
 
 
-def test_of_a_momentum_network_by_autograd_of_the_recurrence_as_it_was_rewritten():
+def test_jacobians_of_theory_equal_autograd_of_the_rewritten_recurrence():
     cell = cell_builders.random_cell(MomentumRNN, 2, 4, momentum=0.7, step_size=0.5)
     x_TI = torch.randn(6, 2, dtype=torch.float64)
     found = jacobians(cell, x_TI, points=6)
@@ -137,7 +138,7 @@ def test_of_a_momentum_network_by_autograd_of_the_recurrence_as_it_was_rewritten
     a_TH = x_TI @ cell.weight_ih.detach().T + cell.bias_ih.detach()
 
     def rewritten(before_H, h_H, t):
-        """The step after t, from h_t and h_{t-1}; U h + b_hh is what the cell adds to v."""
+        """Compute the step after t from h_t and h_{t-1}; the cell adds U h + b_hh to v."""
         earlier = U @ before_H + cell.bias_hh.detach()
         v_H = mu * (torch.atanh(h_H) - earlier) + 0.5 * a_TH[t]
         return torch.tanh(v_H + U @ h_H + cell.bias_hh.detach())
@@ -165,15 +166,15 @@ def test_of_a_momentum_network_by_autograd_of_the_recurrence_as_it_was_rewritten
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_cell_has_numbers_and_jacobians(name):
+def test_every_cell_has_statistics_and_jacobians(name):
     cell = cell_builders.random_cell(BUILT_IN[name], 2, 4)
     record = record_of(cell, torch.randn(2, 6, 2, dtype=torch.float64))
     assert all(isinstance(value, float) for value in dynamics(record).numbers().values())
     assert jacobians(cell, torch.randn(5, 2, dtype=torch.float64)).measured.isfinite().all()
 
 
-def test_what_back_propagation_multiplies_by_has_no_momentum():
-    """The same h_1 .. h_T from another momentum, the drive made to fit: the same dh_T/dh_t."""
+def test_measured_jacobian_does_not_depend_on_momentum():
+    """Another momentum with inputs that give the same h_1 .. h_T has the same dh_T/dh_t."""
     x_TI = torch.randn(6, 1, dtype=torch.float64)
     plain = cell_builders.random_cell(RNN, 1, 1)
     found = jacobians(plain, x_TI, points=6)

@@ -1,4 +1,4 @@
-"""gain_report against runs of the drives, and its words; flops against torch's counter."""
+"""gain_report against runs of the drives, and its sentences; flops against torch's counter."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def name_case(case):
 
 @pytest.mark.parametrize("case", CASES, ids=name_case)
 @pytest.mark.parametrize("size", [1.0, 1e-9])
-def test_gains_are_what_a_long_constant_input_gives(case, size):
-    """W = 0 and b_ih = size: what reaches the core after 240 steps, over the last period where there is one."""
+def test_gains_equal_the_response_to_a_long_constant_input(case, size):
+    """W = 1, biases 0, x = size: the mean v after 240 steps, over the last period if there is one."""
     name, arguments = case
     cell = DRIVEN[name](1, 4, **arguments).double()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_gains_are_what_a_long_constant_input_gives(case, size):
             cell.weight_hh.zero_()
     seen = []
     cell.core_step = lambda v, u, state: (seen.append(v), type(cell).core_step(cell, v, u, state))[1]
-    period = getattr(cell.drive, "restart_period", 1)
+    period = getattr(getattr(cell, "drive", None), "restart_period", 1)
     steps = 240 // period * period
     cell.loop(torch.full((1, steps, 1), size, dtype=torch.float64), cell.initial_state(1))
     found = torch.stack(seen[-period:]).mean().item() / size
@@ -50,31 +50,32 @@ def test_gains_are_what_a_long_constant_input_gives(case, size):
     assert_close(report.dc_gain if size == 1 else report.silent_gain, found, rtol=1e-6, atol=0)
 
 
-def test_the_numbers_of_momentum():
+def test_report_of_momentum():
     cell = cells.MomentumLSTM(3, 5, momentum=0.75, step_size=0.5, forget_bias=1.0)
     report = gain_report(cell)
     assert_close([report.dc_gain, report.silent_gain, report.forget_bias, report.growth], [2.0, 2.0, 3.0, 0.75])
     assert str(report).splitlines() == [
         "MomentumLSTM multiplies a constant input (W x + b_ih) by 2.",
-        "When the input falls silent the drive fades within some 3.5 steps: stable.",
-        "Control to run beside it: the same step_size with momentum 0.",
+        "After the input falls to 0 the drive decays within about 3.5 steps: stable.",
+        "Control to compare with: the same step_size with momentum 0.",
         "The forget gate rests on a bias of 3 (from 3 to 3), where it is open by 0.953.",
     ]
 
 
-def test_the_words_for_an_unstable_drive():
-    with pytest.warns(UserWarning, match="above sqrt"):
+def test_report_of_an_unstable_drive():
+    with pytest.warns(UserWarning, match="at most sqrt"):
         cell = cells.AdamLSTM(3, 5, momentum=0.6, beta=0.1, step_size=0.6, delta=1e-16)
     report = gain_report(cell)
     assert_close(report.growth, 0.6 / 0.1**0.5)
     assert_close(report.dc_gain, 1.5)
     assert_close(report.silent_gain, 1.5e8)
-    assert "UNSTABLE: momentum is above sqrt(beta); when the input falls silent the drive grows by 1.9" in str(report)
-    assert "one near 0 is multiplied by 1.5e+08, as is its gradient" in str(report)
+    assert "UNSTABLE: after the input falls to 0 the drive grows by a factor of 1.9 per step" in str(report)
+    assert "momentum is above sqrt(beta)" in str(report)
+    assert "multiplies one near 0, and its gradient, by 1.5e+08" in str(report)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_cell_has_its_words(name):
+def test_every_cell_has_a_report(name):
     report = gain_report(BUILT_IN[name](3, 6))
     assert name in report.sentences[0]
     gated = issubclass(BUILT_IN[name], cells.cores.gated.GatedCore)
@@ -82,13 +83,13 @@ def test_every_cell_has_its_words(name):
     assert (report.growth is None) == (name.startswith("Nesterov") or name not in DRIVEN)
 
 
-def test_the_forget_bias_of_a_non_linear_drive():
-    """RMSProp makes s of any bias: 0.6 + 1 rests where 1 + 1 did."""
+def test_forget_bias_of_a_nonlinear_drive():
+    """RMSProp drives any bias to s: the forget gate rests on 0.6 + 1 instead of 1 + 1."""
     report = gain_report(cells.RMSPropLSTM(3, 5, init="published", step_size=0.6))
     assert_close(report.forget_bias, 1.6, rtol=1e-3, atol=0)
 
 
-def test_another_cell_has_no_gains_but_operations():
+def test_cell_without_core_has_operations_but_no_gains():
     class Other(cells.Cell):
         def __init__(self, input_size, hidden_size):
             super().__init__(input_size, hidden_size)
@@ -101,7 +102,7 @@ def test_another_cell_has_no_gains_but_operations():
             return self.linear(x_BI), state
 
     assert gain_report(Other(2, 5)).dc_gain is None
-    assert str(gain_report(Other(2, 5))).startswith("Other is not made of a drive and a core")
+    assert str(gain_report(Other(2, 5))).startswith("Other has no drive, so its input gain is undefined")
     product = 2 * 4 * 3 * 2 * 5
     assert flops(Other(2, 5), T=3, batch=4) == (product, product)
     assert flops(Other(2, 5), T=3, batch=4, input_grad=True) == (product, 2 * product)
@@ -123,7 +124,7 @@ def test_flops_equal_those_that_torch_counts(case, input_grad):
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN.keys() - DRIVEN.keys()))
-def test_operations_of_cells_without_a_formula(name):
+def test_flops_of_cells_without_a_formula(name):
     cell = BUILT_IN[name](3, 6)
     with FlopCounterMode(display=False) as counted:
         y_BTH, _ = cell.loop(torch.randn(2, 7, 3), cell.initial_state(2))
@@ -131,6 +132,6 @@ def test_operations_of_cells_without_a_formula(name):
     assert sum(flops(cell, 7, 2)) == counted.get_total_flops() > 0
 
 
-def test_bad_counts_are_named():
-    with pytest.raises(ValueError, match="T is 0; an integer of at least 1 is expected"):
+def test_invalid_counts_raise():
+    with pytest.raises(ValueError, match="T must be a positive integer, got 0"):
         flops(cells.LSTM(2, 3), 0, 4)

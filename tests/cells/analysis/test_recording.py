@@ -20,7 +20,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def problem(cell, steps=T):
-    """Inputs, and weights that make a loss of all outputs, the last counted twice."""
+    """Return inputs, and the weights of all outputs in a loss, with the last output counted twice."""
     x_BTI = torch.randn(B, steps, cell.input_size, dtype=torch.float64)
     weights_BTH = torch.randn(B, steps, cell.hidden_size, dtype=torch.float64)
     weights_BTH[:, -1] *= 2
@@ -35,8 +35,8 @@ def measured(cell, x_BTI, weights_BTH):
 
 
 @pytest.mark.parametrize("name", DRIVEN)
-def test_equals_the_gradient_of_the_sequence_cut_at_each_step_under_every_engine(name):
-    """The oracle runs the engine itself on what follows step t, from a state whose gradient is asked for."""
+def test_equals_the_gradient_of_the_sequence_cut_at_each_step(name):
+    """The oracle runs each engine on the steps after t, from a state that requires a gradient."""
     for engine in cell_builders.engines_of(BUILT_IN[name]):
         cell = cell_builders.random_cell(BUILT_IN[name], I, H, engine=engine)
         x_BTI, weights_BTH = problem(cell)
@@ -63,7 +63,7 @@ def test_equals_the_gradient_of_the_sequence_cut_at_each_step_under_every_engine
 
 
 def autograd_of_each(which, cell, x_BTI, weights_BTH):
-    """The gradient that autograd keeps of a tensor of each step, chosen from (output, state)."""
+    """Return the gradient that autograd retains of one tensor per step, chosen from (output, state)."""
     state, loss, kept = cell.initial_state(B), 0.0, []
     for x_BI, weights_BH in zip(x_BTI.unbind(1), weights_BTH.unbind(1), strict=True):
         y_BH, state = cell.step(x_BI, state)
@@ -75,7 +75,7 @@ def autograd_of_each(which, cell, x_BTI, weights_BTH):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_equals_the_gradient_that_autograd_keeps_of_each_output(name):
+def test_equals_the_gradient_that_autograd_retains_of_each_output(name):
     cell = cell_builders.random_cell(BUILT_IN[name], I, H)
     x_BTI, weights_BTH = problem(cell)
     expected = autograd_of_each(lambda y_BH, state: y_BH, cell, x_BTI, weights_BTH)
@@ -90,7 +90,7 @@ def test_the_cell_state_has_the_gradient_of_its_tensor(name):
     assert_close(measured(cell, x_BTI, weights_BTH)["c"], expected, **EXACT)
 
 
-def test_of_a_tanh_network_by_the_formula():
+def test_equals_the_formula_of_a_tanh_network():
     """dL/dh_t = w_t + U^T diag(1 - h_{t+1}^2) dL/dh_{t+1} for L = sum_t w_t h_t."""
     cell = cell_builders.random_cell(BUILT_IN["RNN"], I, H)
     x_BTI, weights_BTH = problem(cell)
@@ -128,17 +128,17 @@ class Odd(Cell):
 
 
 @pytest.mark.parametrize("output", ["h", "copy", "original"])
-def test_of_a_cell_of_a_third_party_whatever_it_computes_from_what(output):
+def test_cell_of_a_third_party(output):
     cell = Odd(I, H, output=output).double()
     x_BTI, weights_BTH = problem(cell)
     found = measured(cell, x_BTI, weights_BTH)
     assert set(found) == {"h", "x", "other.0"}
-    z_gradient = torch.zeros(B, H, dtype=torch.float64)  # by what stands in tanh, at the next step
+    z_gradient = torch.zeros(B, H, dtype=torch.float64)  # with respect to the argument of tanh, at the next step
     y_BTH = cell(x_BTI)[0].detach()
     for t in reversed(range(T)):
         direct = weights_BTH[:, t] * (1 - (y_BTH[:, t] * weights_BTH[:, t]).tanh() ** 2)
         through_h, through_m = direct + z_gradient @ cell.weight, 0.5 * z_gradient
-        # where they are copies nothing says that m was made of h, which is another part of the state
+        # if they are copies, the graph does not tell that m was computed from h, another part of the state
         assert_close(found["h"][t], through_h + through_m if output == "h" else through_h, **EXACT)
         assert_close(found["other.0"][t], z_gradient, **EXACT)
         z_gradient = (through_h + through_m) * (1 - y_BTH[:, t] ** 2)
@@ -155,12 +155,12 @@ def test_several_cells_and_several_calls():
         y_BTH, _ = upper(middle_BTH)
         below, above = gradients_through_time((y_BTH * weights_BTH).sum(), [first, second])
     assert below["h"].shape == above["h"].shape == (T, B, H)
-    # with upper alone, its input has the gradient that lower's output gets directly at the last step
+    # at the last step the output of lower gets only the gradient of the input of upper
     assert_close(below["h"][-1], above["x"][-1], **EXACT)
     assert below["h"][0].norm() > above["x"][0].norm() * 1e-6
 
 
-def test_a_recorded_cell_gives_its_numbers_and_is_as_before():
+def test_recording_does_not_change_the_cell():
     cell = LSTM(I, H).double()
     x_BTI, _ = problem(cell)
     expected = cell(x_BTI)
@@ -172,6 +172,6 @@ def test_a_recorded_cell_gives_its_numbers_and_is_as_before():
     assert cell.engine == "auto"
 
 
-def test_norms_of_what_has_vanished_are_not_rounded_to_0():
+def test_norms_of_vanished_gradients_are_not_rounded_to_0():
     gradient = torch.tensor([[[3.0, 4.0]], [[3e-250, 4e-250]], [[0.0, 0.0]], [[3e250, 4e250]]], dtype=torch.float64)
     assert norms_through_time({"h": gradient})["h"].tolist() == pytest.approx([5, 5e-250, 0, 5e250], rel=1e-12)

@@ -1,4 +1,4 @@
-"""Gated cells: chrono and uniform initialisation, JANET and UR-LSTM out of the equations of others."""
+"""Gated cells: chrono and uniform initialization; JANET and the UR cells from the equations of other cells."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def resting_bias(cell, block):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_chrono_biases_lie_in_their_interval_with_the_density_of_the_paper(build, keeps, admits):
-    """e^b uniform in (1, T_max - 1), so b in (0, log(T_max - 1)); all of it where no drive amplifies it."""
+def test_chrono_biases_have_the_density_of_the_paper(build, keeps, admits):
+    """e^b is uniform in (1, T_max - 1), so b is in (0, log(T_max - 1)); b_hh holds it, which no drive amplifies."""
     cell = build(1, H, max_timescale=784)
     b_H = resting_bias(cell, keeps)
     assert b_H.min() >= 0
@@ -41,7 +41,7 @@ def test_chrono_biases_lie_in_their_interval_with_the_density_of_the_paper(build
         assert torch.equal(resting_bias(cell, admits), -b_H)
 
 
-def test_chrono_leaves_the_other_gates_as_they_are():
+def test_chrono_leaves_the_other_gates_unchanged():
     chrono, plain = cells.GRU(1, 300, max_timescale=50), cells.GRU(1, 300)
     for block in (0, 2):
         assert resting_bias(chrono, block).abs().max() <= resting_bias(plain, block).abs().max() * 1.1
@@ -49,7 +49,7 @@ def test_chrono_leaves_the_other_gates_as_they_are():
 
 @pytest.mark.parametrize("build", [cells.URLSTM, cells.URGRU])
 def test_uniform_gates(build):
-    """The forget gate starts uniform over the units, between 1/H and 1 - 1/H, and the refine gate at its complement."""
+    """The initial forget gate is uniform over the units in (1/H, 1 - 1/H), and the refine gate is its complement."""
     cell = build(1, H)
     f, r = torch.sigmoid(resting_bias(cell, 0)), torch.sigmoid(resting_bias(cell, 1))
     assert f.min() >= 1 / H * 0.999
@@ -58,17 +58,17 @@ def test_uniform_gates(build):
     assert_close(r, 1 - f, rtol=0, atol=1e-6)
 
 
-def carried(build, **arguments):
+def random_cell(build, **arguments):
     return cell_builders.random_cell(build, 3, 5, **arguments)
 
 
 def test_janet_is_an_lstm_with_tied_gates_and_no_output_gate():
-    """c = f c + (1 - f') tanh(g) step by step from LSTM's parts: i = -(f - lag), and h = c where o is open.
+    """c = f c + (1 - f') tanh(g) step by step by an LSTM with i = -(f - lag).
 
-    The LSTM's output tanh(c) would squash c, so its c is read and handed back as h.
+    The output of the LSTM would be tanh(c), so the test passes its c back as h.
     """
-    janet = carried(cells.JANET, lag=1.0)
-    lstm = carried(cells.LSTM)
+    janet = random_cell(cells.JANET, lag=1.0)
+    lstm = random_cell(cells.LSTM)
     W_f, W_g = janet.weight_ih.chunk(2)
     U_f, U_g = janet.weight_hh.chunk(2)
     b_f, b_g = (janet.bias_ih + janet.bias_hh).chunk(2)
@@ -87,9 +87,9 @@ def test_janet_is_an_lstm_with_tied_gates_and_no_output_gate():
 
 
 @pytest.mark.parametrize("build", [cells.URLSTM, cells.URGRU])
-def test_half_open_refine_gate_leaves_the_forget_gate(build):
+def test_half_open_refine_gate_leaves_the_forget_gate_unchanged(build):
     """With r = 1/2, g = 2 r f + (1 - 2 r) f^2 = f: an LSTM with i = -f, a GRU with z = f."""
-    cell = carried(build)
+    cell = random_cell(build)
     blocks = {"f": 0, "r": 1, "s": 2, "n": 3} if build is cells.URGRU else {"f": 0, "r": 1, "p": 2, "o": 3}
     with torch.no_grad():
         for parameter in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh):
@@ -98,7 +98,7 @@ def test_half_open_refine_gate_leaves_the_forget_gate(build):
         name: {gate: tensor.detach().chunk(4)[block] for gate, block in blocks.items()}
         for name, tensor in cell.named_parameters()
     }
-    plain = carried(cells.GRU if build is cells.URGRU else cells.LSTM)
+    plain = random_cell(cells.GRU if build is cells.URGRU else cells.LSTM)
     for name, p in part.items():
         gates = [p["s"], p["f"], p["n"]] if build is cells.URGRU else [-p["f"], p["f"], p["p"], p["o"]]
         plain.get_parameter(name).data.copy_(torch.cat(gates))
@@ -107,14 +107,14 @@ def test_half_open_refine_gate_leaves_the_forget_gate(build):
 
 
 @pytest.mark.parametrize(("r", "power"), [(-100.0, lambda f: f**2), (100.0, lambda f: 1 - (1 - f) ** 2)])
-def test_a_closed_and_an_open_refine_gate_are_the_ends_of_the_band(r, power):
+def test_closed_and_open_refine_gates_give_the_limits(r, power):
     f = torch.linspace(-3, 3, 13, dtype=torch.float64)
     assert_close(cells.URLSTM.refined(f, torch.tensor(r, dtype=torch.float64)), power(torch.sigmoid(f)))
 
 
 @pytest.mark.parametrize("drive", ["Momentum", "SR", "RMSProp", "Adam"])
 @pytest.mark.parametrize("core", ["JANETCore", "URLSTMCore", "URGRUCore", "HouseholderCore", "UnitaryCore"])
-def test_every_drive_can_stand_before_every_core(drive, core):
+def test_every_drive_runs_with_every_core(drive, core):
     modules = (cells.cores.janet, cells.cores.refined_gates, cells.cores.householder, cells.cores.unitary)
     base = next(getattr(module, core) for module in modules if hasattr(module, core))
     name = drive + core.removesuffix("Core") + ("RNN" if core in ("HouseholderCore", "UnitaryCore") else "")
@@ -125,19 +125,19 @@ def test_every_drive_can_stand_before_every_core(drive, core):
 
 
 @pytest.mark.parametrize(
-    ("build", "arguments", "sentence"),
+    ("build", "arguments", "message"),
     [
-        (cells.LSTM, {"max_timescale": 2}, r"max_timescale is 2; a number in \(2, inf\) is expected"),
-        (cells.GRU, {"max_timescale": 9, "bias": False}, "max_timescale is 9, but bias is False: None is expected"),
+        (cells.LSTM, {"max_timescale": 2}, r"max_timescale must be in \(2, inf\), got 2"),
+        (cells.GRU, {"max_timescale": 9, "bias": False}, "max_timescale must be None without biases .*, got 9"),
         (
             cells.LSTM,
             {"max_timescale": 9, "forget_bias": 1.0},
-            "forget_bias is 1.0 and max_timescale is 9: one of them is expected",
+            "forget_bias must be None if max_timescale sets the bias .9., got 1.0",
         ),
-        (cells.JANET, {"lag": -1}, r"lag is -1; a number in \[0, inf\) is expected"),
-        (cells.URLSTM, {"bias": False}, "bias is False, but URLSTM starts from its biases: True is expected"),
+        (cells.JANET, {"lag": -1}, r"lag must be in \[0, inf\), got -1"),
+        (cells.URLSTM, {"bias": False}, "bias must be True for URLSTM, whose initialization sets it, got False"),
     ],
 )
-def test_a_bad_argument_is_named(build, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_argument_raises(build, arguments, message):
+    with pytest.raises(ValueError, match=message):
         build(1, 4, **arguments)

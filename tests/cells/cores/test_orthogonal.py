@@ -1,4 +1,4 @@
-"""Orthogonal cells: the manifold, the moves of its base, counts, roles, resuming."""
+"""Orthogonal cells: the manifold, rebases, counts, roles, resuming."""
 
 import copy
 
@@ -19,7 +19,7 @@ def distance_from_orthogonal(weight_HH):
 
 
 def make_trainer(cell, lr=1e-2):
-    """A step of training that also draws its own data, and the optimiser."""
+    """Return a training step that draws its own data, and the optimizer."""
     optimizer = torch.optim.RMSprop(cell.parameters(), lr=lr, alpha=0.9)
     follow_optimizer(cell, optimizer)
 
@@ -42,7 +42,7 @@ def test_parameter_counts_of_the_published_classifiers(hidden_size, expected):
 @pytest.mark.parametrize("skew_init", ["cayley", "henaff"])
 @pytest.mark.parametrize("name", ["DTRIV", "ExpRNN", "CayleyRNN"])
 @pytest.mark.parametrize("H", [1, 2, 7])
-def test_recurrent_weight_is_the_map_of_the_skew_matrix_from_the_base(name, skew_init, H):
+def test_recurrent_weight_equals_the_oracle(name, skew_init, H):
     cell = cell_builders.random_cell(cells.find_cell(name), 2, H, skew_init=skew_init)
     weight_HH = cell.recurrent_weight().detach()
     expected = oracle.orthogonal(name, cell.manifold.base.numpy(), cell.skew.detach().numpy())
@@ -62,7 +62,7 @@ def test_dynamic_and_static_cells_start_at_the_same_weight():
 
 
 @pytest.mark.parametrize("rebase_every", [1, 7, None])
-def test_orthogonal_after_1000_optimiser_steps_in_float32(rebase_every):
+def test_orthogonal_after_1000_optimizer_steps_in_float32(rebase_every):
     cell = DTRIV(2, 24, rebase_every=rebase_every)
     start_HH = cell.recurrent_weight().detach()
     step, _ = make_trainer(cell, lr=3e-3)
@@ -74,17 +74,18 @@ def test_orthogonal_after_1000_optimiser_steps_in_float32(rebase_every):
     assert distance_from_orthogonal(cell.recurrent_weight()) < 1e-5
 
 
-def test_projection_takes_away_what_rounding_adds_up():
+def test_projection_removes_accumulated_rounding():
     kept, projected = (DTRIV(2, 16, rebase_every=1, project_every=n) for n in (10**6, 10))
     for cell in (kept, projected):
         cell.manifold.base.add_(1e-4 * torch.randn(16, 16))
         for _ in range(10):
             cell.after_optimizer_step()
     assert distance_from_orthogonal(kept.recurrent_weight()) > 1e-5
-    assert distance_from_orthogonal(projected.recurrent_weight()) < 1e-6
+    # an entry of W^T W is a sum of 16 products; the projection and the map each round W once more
+    assert distance_from_orthogonal(projected.recurrent_weight()) < 4 * 16 * torch.finfo(torch.float32).eps  # 7.6e-6
 
 
-def test_rebase_leaves_the_function_and_moves_the_base():
+def test_rebase_moves_the_base_and_keeps_the_function():
     cell = cell_builders.random_cell(DTRIV, 2, 6, rebase_every=2)
     x_BTI = torch.randn(3, 8, 2, dtype=torch.float64)
     base, before = cell.manifold.base.clone(), cell(x_BTI)[0]
@@ -138,7 +139,7 @@ def test_steps_are_counted_under_lightning():
     assert (trainer.global_step, int(task.cell.steps), int(task.cell.rebases)) == (3, 3, 1)
 
 
-def test_a_followed_model_may_hold_many_cells_and_be_left_again():
+def test_follow_optimizer_reaches_every_cell_until_removed():
     model = torch.nn.ModuleDict({"a": DTRIV(2, 4), "b": torch.nn.Sequential(cells.AdamDTRIV(4, 3), cells.LSTM(4, 3))})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     handle = follow_optimizer(model, optimizer)
@@ -148,7 +149,7 @@ def test_a_followed_model_may_hold_many_cells_and_be_left_again():
     assert [int(cell.steps) for cell in (model["a"], model["b"][0])] == [1, 1]
 
 
-def test_resumed_run_equals_the_undisturbed_one():
+def test_resumed_run_is_bitwise_identical():
     def train(cell, step, n):
         for _ in range(n):
             step()
@@ -170,14 +171,14 @@ def test_resumed_run_equals_the_undisturbed_one():
     assert (int(resumed.steps), int(resumed.rebases)) == (24, 8)
 
 
-def test_a_copy_counts_by_itself():
+def test_copy_has_its_own_count():
     cell = DTRIV(2, 4, rebase_every=1)
     other = copy.deepcopy(cell)
     other.after_optimizer_step()
     assert (int(cell.steps), int(other.steps)) == (0, 1)
 
 
-def test_roles_name_the_orthogonal_parameters_of_a_model():
+def test_roles_of_the_parameters_of_a_model():
     model = torch.nn.Sequential(cells.MomentumDTRIV(2, 4), cells.LSTM(4, 3), cells.ExpRNN(3, 2))
     assert parameter_roles(model) == {"0.skew": "orthogonal", "2.skew": "orthogonal"}
     assert parameter_roles(cells.CayleyRNN(2, 3)) == {"skew": "orthogonal"}
@@ -186,7 +187,7 @@ def test_roles_name_the_orthogonal_parameters_of_a_model():
     assert all(name in names for name in parameter_roles(moved))
 
 
-def test_the_weight_is_computed_once_for_a_sequence_and_never_in_low_precision(monkeypatch):
+def test_weight_is_computed_once_per_sequence_in_full_precision(monkeypatch):
     cell = DTRIV(2, 40)
     torch.nn.init.normal_(cell.skew)
     calls = []
@@ -203,4 +204,4 @@ def test_the_weight_is_computed_once_for_a_sequence_and_never_in_low_precision(m
 def test_modrelu():
     z_BH = torch.tensor([[-2.0, -0.5, 0.0, 0.5, 2.0]])
     assert modrelu(z_BH, torch.full((5,), -1.0)).tolist() == [[-1.0, 0.0, 0.0, 0.0, 1.0]]
-    assert modrelu(z_BH, torch.full((5,), 1.0)).tolist() == [[-3.0, -1.5, 0.0, 1.5, 3.0]]  # jumps by 2 at 0
+    assert modrelu(z_BH, torch.full((5,), 1.0)).tolist() == [[-3.0, -1.5, 0.0, 1.5, 3.0]]  # discontinuous at 0, by 2

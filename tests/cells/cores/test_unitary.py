@@ -1,4 +1,4 @@
-"""Products of reflections and unitary weights: what they are, that they stay so, the complex modReLU."""
+"""Products of reflections and unitary weights: their construction, their orthogonality, the complex modReLU."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def distance_from_orthogonal(cell):
 
 @pytest.mark.parametrize("size", [10, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("build", [cells.HouseholderRNN, cells.UnitaryRNN])
-def test_orthogonal_after_1000_optimiser_steps_in_float32(build, size):
+def test_orthogonal_after_1000_optimizer_steps_in_float32(build, size):
     cell = build(2, size)
     start_HH = cell.recurrent_weight().detach()
     optimizer = torch.optim.RMSprop(cell.parameters(), lr=1e-2)
@@ -30,7 +30,7 @@ def test_orthogonal_after_1000_optimiser_steps_in_float32(build, size):
 
 
 @pytest.mark.parametrize("build", [cells.HouseholderRNN, cells.UnitaryRNN])
-def test_orthogonal_at_512_units_and_far_from_the_start(build):
+def test_orthogonal_at_512_units_and_far_from_the_initial_weight(build):
     cell = build(1, 512)
     with torch.no_grad():
         for name in parameter_roles(cell):
@@ -39,7 +39,7 @@ def test_orthogonal_at_512_units_and_far_from_the_start(build):
 
 
 @pytest.mark.parametrize("reflections", [1, 2, 5, 8])
-def test_each_reflection_turns_the_sign_of_the_determinant_and_leaves_a_space(reflections):
+def test_each_reflection_flips_the_determinant_and_fixes_a_subspace(reflections):
     U_HH = cells.HouseholderRNN(1, 8, reflections=reflections).double().recurrent_weight()
     assert torch.linalg.det(U_HH).item() == pytest.approx((-1) ** reflections)
     fixed = torch.linalg.matrix_rank(U_HH - torch.eye(8).double()).item()
@@ -55,7 +55,7 @@ def test_number_of_parameters():
 
 
 def test_unitary_weight_is_of_full_capacity():
-    """Any unitary matrix, here of QR of a random one, is the exponential of some skew-Hermitian matrix."""
+    """A unitary matrix, here from the QR decomposition of a random one, is the exponential of a skew-Hermitian one."""
     torch.manual_seed(3)
     target, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.complex128))
     eigenvalues, V = torch.linalg.eig(target)
@@ -70,8 +70,8 @@ def test_unitary_weight_is_of_full_capacity():
 
 
 @pytest.mark.parametrize("engine", ["reference", "bptt"])
-def test_a_unit_that_is_silent_stays_silent_and_has_no_gradient(engine):
-    """At 0 the phase is not defined: output and gradient are 0, as for the real modReLU, and never not a number."""
+def test_unit_at_zero_stays_at_zero_without_gradient(engine):
+    """At 0 the phase is undefined: output and gradient are 0, as for the real modReLU, and not NaN."""
     cell = cells.UnitaryRNN(1, 4, engine=engine)
     nn.init.constant_(cell.modrelu_bias, 0.01)
     x_BTI = torch.zeros(2, 100, 1, requires_grad=True)
@@ -82,7 +82,7 @@ def test_a_unit_that_is_silent_stays_silent_and_has_no_gradient(engine):
     assert not any(parameter.grad.any() for parameter in cell.parameters())
 
 
-def test_without_bias_the_linear_part_keeps_the_length_of_h():
+def test_without_bias_the_norm_of_h_is_constant():
     cell = cells.UnitaryRNN(1, 16).double()
     nn.init.zeros_(cell.modrelu_bias)
     x_BTI = torch.zeros(1, 200, 1, dtype=torch.float64)
@@ -98,14 +98,14 @@ def test_roles():
 
 
 @pytest.mark.parametrize(
-    ("build", "arguments", "sentence"),
+    ("build", "arguments", "message"),
     [
-        (cells.UnitaryRNN, {"hidden_size": 5}, "hidden_size is 5; an even number is expected: the real and the imag"),
-        (cells.UnitaryRNN, {"skew_init": "eye"}, "skew_init is 'eye'; one of 'cayley', 'henaff' is expected"),
-        (cells.HouseholderRNN, {"reflections": 9}, "reflections is 9; at most hidden_size = 6 is expected"),
-        (cells.HouseholderRNN, {"reflections": 0}, "reflections is 0; an integer of at least 1 is expected"),
+        (cells.UnitaryRNN, {"hidden_size": 5}, "hidden_size must be even .*, got 5"),
+        (cells.UnitaryRNN, {"skew_init": "eye"}, "skew_init must be one of 'cayley', 'henaff', got 'eye'"),
+        (cells.HouseholderRNN, {"reflections": 9}, "reflections must be at most hidden_size = 6, got 9"),
+        (cells.HouseholderRNN, {"reflections": 0}, "reflections must be a positive integer, got 0"),
     ],
 )
-def test_a_bad_argument_is_named(build, arguments, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_argument_raises(build, arguments, message):
+    with pytest.raises(ValueError, match=message):
         build(**{"input_size": 1, "hidden_size": 6, **arguments})

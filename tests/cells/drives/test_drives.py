@@ -1,4 +1,4 @@
-"""Drives and the scan below them: values, gradients, extreme inputs, learned coefficients."""
+"""Drives and the scan: values, gradients, extreme inputs, learned coefficients."""
 
 import re
 import warnings
@@ -17,11 +17,11 @@ DRIVES = {
     "momentum": Momentum(0.6, 0.6),
     "momentum per unit": Momentum(0.6, 0.6, learn="unit", channels=3),
     "restart": ScheduledRestart(0.6, 40),
-    "rmsprop": RMSProp(0.6, 0.9),
+    "rmsprop": RMSProp(0.6, 0.9, delta=1e-4),
     "rmsprop as published": RMSProp(0.6, 0.9, delta=1e-16),
     "rmsprop outside": RMSProp(0.6, 0.9, delta=1e-16, delta_in_root=False),
     "rmsprop smallest delta": RMSProp(0.6, 0.01, delta=1e-18, delta_in_root=False),
-    "adam": Adam(0.6, 0.6, 0.9),
+    "adam": Adam(0.6, 0.6, 0.9, delta=1e-4),
     "adam as published": Adam(0.6, 1.0, 0.999, delta=1e-16),
     "adam outside": Adam(0.6, 0.6, 0.9, delta=1e-16, delta_in_root=False),
 }
@@ -126,20 +126,21 @@ def test_drives_keep_full_precision_under_autocast(name):
     x_BTI = torch.randn(2, 50, 3)
     cell = cells.AdamLSTM(3, 4)
     cell.drive = drive
+    apply = cell.drive_input if drive.commutes_with_weights else cell.drive_gates
     with torch.autocast("cpu", torch.bfloat16):
-        d_BTD, *_ = cell._drive_input(drive, x_BTI, cell.initial_state(2).drive)
-    expected, *_ = cell._drive_input(drive, x_BTI, cell.initial_state(2).drive)
+        d_BTD, *_ = apply(drive, x_BTI, cell.initial_state(2).drive)
+    expected, *_ = apply(drive, x_BTI, cell.initial_state(2).drive)
     assert d_BTD.dtype == torch.float32
     assert_close(d_BTD, expected, rtol=0, atol=0)
 
 
-def test_derivative_at_a_silent_input_is_step_size_over_the_root_of_delta():
-    """The trap of black pixels: 1e8 for the published delta, 100 for the default."""
+def test_derivative_at_zero_input_is_step_size_over_sqrt_delta():
+    """At black pixels: step_size times 1e8 for the published delta, times 100 for the default."""
     for drive, expected in (
-        (RMSProp(0.6, 0.9), 60.0),
+        (RMSProp(0.6, 0.9, delta=1e-4), 60.0),
         (RMSProp(0.6, 0.9, delta=1e-16), 6e7),
         (RMSProp(0.6, 0.9, delta=1e-4, delta_in_root=False), 6000.0),
-        (Adam(0.6, 0.6, 0.9), 60.0),
+        (Adam(0.6, 0.6, 0.9, delta=1e-4), 60.0),
     ):
         a_BTC = torch.zeros(1, 1, 1, dtype=torch.float64, requires_grad=True)
         v_BTC, _ = drive(a_BTC, drive.initial_state(torch.zeros(1, 1, dtype=torch.float64)))
@@ -147,11 +148,12 @@ def test_derivative_at_a_silent_input_is_step_size_over_the_root_of_delta():
         assert_close(grad.item(), expected, rtol=1e-6, atol=0)
 
 
-def test_adam_above_the_root_of_beta_is_warned_about_with_the_numbers_and_does_grow():
-    sentence = (
-        "momentum is 0.6, above sqrt(beta) = sqrt(0.1) = 0.3162: when the input falls silent the drive grows by 1.897"
+def test_adam_with_momentum_above_sqrt_beta_warns_and_grows():
+    message = (
+        "momentum should be at most sqrt(beta) = sqrt(0.1) = 0.3162, got 0.6. After the input falls to 0 the drive "
+        "grows by a factor of 1.897 per step"
     )
-    with pytest.warns(UserWarning, match=re.escape(sentence)) as caught:
+    with pytest.warns(UserWarning, match=re.escape(message)) as caught:
         drive = Adam(0.6, 0.6, 0.1, delta=1e-16)
     assert len(caught) == 1
     with warnings.catch_warnings():
@@ -165,7 +167,7 @@ def test_adam_above_the_root_of_beta_is_warned_about_with_the_numbers_and_does_g
 
 
 @pytest.mark.parametrize("value", [1e-6, 0.3, 1.0, 7.0, 300.0])
-def test_a_learned_coefficient_starts_at_its_value(value):
+def test_learned_coefficient_starts_at_its_value(value):
     assert_close(
         Coefficient("s", value, learn="scalar").double()(), torch.tensor([value]), rtol=1e-5, atol=0, check_dtype=False
     )
@@ -185,7 +187,7 @@ def test_learned_coefficients_keep_their_bounds():
 @pytest.mark.parametrize("learn", ["scalar", "unit"])
 @pytest.mark.parametrize(("name", "count"), [("MomentumLSTM", 2), ("SRGRU", 1), ("RMSPropRNN", 1), ("AdamDTRIV", 2)])
 def test_learned_coefficients(name, count, learn):
-    """Before training they change nothing; they get gradients; per unit there is one for each gate channel."""
+    """Before training they leave the outputs unchanged, and they get gradients; ``unit`` has one per gate channel."""
     build = cells.find_cell(name)
     fixed, learned = build(3, 5).double(), build(3, 5, learn=learn).double()
     left = learned.load_state_dict(fixed.state_dict(), strict=False)
@@ -196,11 +198,11 @@ def test_learned_coefficients(name, count, learn):
     assert_close(learned(x_BTI)[0], fixed(x_BTI)[0], rtol=0, atol=1e-6)  # softplus and sigmoid are inverted in float32
     learned(x_BTI)[0].square().sum().backward()
     assert all(p.grad.abs().min() > 0 for p in coefficients.values())
-    assert learned.drive.linear == (learn == "scalar" and fixed.drive.linear)
+    assert learned.drive.commutes_with_weights == (learn == "scalar" and fixed.drive.commutes_with_weights)
 
 
-def test_learned_momentum_is_found():
-    """From 0.5 gradient descent finds the momentum and the step size that made the data."""
+def test_gradient_descent_finds_the_momentum():
+    """From other initial values it finds the momentum and the step size that generated the data."""
     a_BTC = torch.randn(8, 40, 1)
     teacher, student = Momentum(0.8, 0.3), Momentum(0.5, 1.0, learn="scalar")
     target, _ = teacher(a_BTC, torch.zeros(8, 1))
@@ -214,7 +216,7 @@ def test_learned_momentum_is_found():
 
 
 def test_restart_schedule():
-    """k = 1, 2, 3, 1, ..: coefficients 0, 1/4, 2/5, 0, .., carried over a cut in each row by itself."""
+    """k = 1, 2, 3, 1, ..: coefficients 0, 1/4, 2/5, 0, ..; each row carries its own count over a cut."""
     drive = ScheduledRestart(1.0, 3).double()
     start = drive.initial_state(torch.ones(2, 1, dtype=torch.float64))
     start = start._replace(k=torch.tensor([0, 2]))

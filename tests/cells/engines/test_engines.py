@@ -1,4 +1,4 @@
-"""Every engine gives the numbers of the reference."""
+"""Every engine returns the numbers of the reference."""
 
 import copy
 from functools import partial
@@ -14,7 +14,7 @@ from cells.engines import bptt
 from cells.engines.choice import choose_engine
 from cells.state import leaves
 
-OTHER_NAMES = ("Chrono", "Scaled", "Learned")  # of cells that are here anyway: another start, other numbers
+OTHER_NAMES = ("Chrono", "Scaled", "Learned")  # other initial values of cells that are tested anyway
 DRIVEN = {name: build for name, build in cell_builders.DRIVEN.items() if not name.startswith(OTHER_NAMES)}
 SIZES = [(B, T, H) for B, T, H in product((1, 3), (1, 2, 63), (1, 5, 130)) if T < 63 or H < 130 or B == 3]
 CHAOTIC = {"NesterovDTRIV": 2}  # the longest T at which rounding does not grow beyond any tolerance
@@ -22,7 +22,7 @@ CHAOTIC = {"NesterovDTRIV": 2}  # the longest T at which rounding does not grow 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    """Chunks of few steps, so that short sequences have many, the last one shorter."""
+    """Make chunks of few steps, so that short sequences have many, with a shorter last one."""
     monkeypatch.setattr(bptt, "chunk_steps", lambda rows, gates: 5)
     for module in (cells.driven, cells.nesterov):
         monkeypatch.setattr(module, "chunk_steps", bptt.chunk_steps)
@@ -32,12 +32,14 @@ def make(name, I, H, engine, dtype=torch.float64, **arguments):  # noqa: E741
     torch.manual_seed(0)
     cell = DRIVEN[name](I, cell_builders.width(DRIVEN[name], H), engine=engine, **arguments).to(dtype)
     if hasattr(cell, "modrelu_bias"):
-        cell.modrelu_bias.data.uniform_(-0.3, 0)  # where it is positive modReLU jumps, and rounding decides
+        cell.modrelu_bias.data.uniform_(
+            -0.3, 0
+        )  # modReLU with a positive bias is discontinuous
     return cell
 
 
 def run(cell, x_BTI, state):
-    """Outputs, last state, and the gradients of a fixed random function of them in all that they depend on."""
+    """Return outputs, last state, and the gradients of a fixed random function of them in everything they depend on."""
     x_BTI = x_BTI.detach().requires_grad_()
     state = torch.utils._pytree.tree_map(
         lambda leaf: leaf.detach().requires_grad_() if leaf.is_floating_point() else leaf, state
@@ -51,7 +53,7 @@ def run(cell, x_BTI, state):
 
 
 def difference(found, expected):
-    """The largest, relative to the larger of 1 and the largest number of the tensor."""
+    """Return the largest difference, relative to the larger of 1 and the largest number of the tensor."""
     return max(
         ((a - b).abs().max() / b.abs().max().clamp(min=1)).item()
         for a, b in zip(found, expected, strict=True)
@@ -112,7 +114,7 @@ def test_engines_equal_the_reference_with_options(name, arguments):
 
 
 @pytest.mark.parametrize("name", DRIVEN)
-def test_a_sequence_may_go_on_under_another_engine(name):
+def test_another_engine_continues_a_sequence(name):
     x_BTI = torch.randn(3, 8, 3, dtype=torch.float64)
     made = [make(name, 3, 5, engine) for engine in ("reference", *engines_of(name))]
     expected, last = made[0](x_BTI)
@@ -128,7 +130,7 @@ def test_bptt_keeps_the_contract(name):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "AdamGRU", "NesterovRNN", "MomentumDTRIV"])
-def test_bptt_takes_inputs_in_any_memory_order_and_expanded_gradients(name):
+def test_bptt_accepts_any_memory_order_and_expanded_gradients(name):
     cell = make(name, 3, 5, "bptt")
     x_BTI = torch.randn(3, 8, 4, dtype=torch.float64)
     odd = x_BTI.permute(2, 1, 0).flip(0)[:, :, :3].transpose(1, 2).permute(0, 2, 1)[:3]
@@ -150,7 +152,7 @@ def test_bptt_backward_may_run_twice(name):
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "DTRIV", "RMSPropLSTM", "NesterovLSTM"])
 def test_bptt_with_a_part_of_the_outputs_or_gradients(name):
-    """The last state alone as loss, frozen weights, no gradients at all."""
+    """A loss of the last state only, frozen weights, no gradients."""
     x_BTI = torch.randn(2, 8, 3, dtype=torch.float64)
     reference, cell = make(name, 3, 5, "reference"), make(name, 3, 5, "bptt")
     found, expected = (
@@ -192,7 +194,7 @@ def test_weight_drop(name):
 
 @pytest.mark.parametrize("name", [name for name in DRIVEN if "DTRIV" not in name])
 def test_bptt_under_autocast(name):
-    """Products in bfloat16; the outputs, the states and the recurrence around the products stay in float32."""
+    """Products are in bfloat16; outputs, states and the rest of the recurrence stay in float32."""
     cell = make(name, 3, 16, "bptt", torch.float32)
     x_BTI = torch.randn(3, 8, 3)
     exact = run(cell, x_BTI, cell.initial_state(3))
@@ -212,7 +214,7 @@ def test_orthogonal_cells_ignore_autocast(name):
     assert difference([low], [exact]) == 0
 
 
-def test_the_choice_of_auto():
+def test_engine_auto():
     chosen = {name: choose_engine(make(name, 3, 5, "auto")) for name in DRIVEN}
     library = {"LSTM", "MomentumLSTM", "SRLSTM", "GatedMomentumLSTM"}
     assert chosen == {name: "library" if name in library else "bptt" for name in DRIVEN}
@@ -220,10 +222,12 @@ def test_the_choice_of_auto():
     assert choose_engine(make("MomentumLSTM", 3, 5, "auto", learn="unit")) == "bptt"
 
 
-def test_a_core_without_a_recurrence_has_the_reference_only():
+def test_core_without_a_recurrence_runs_on_the_reference():
     class Bare(DRIVEN["ExpRNN"]):
         recurrence = None
 
     assert choose_engine(Bare(3, 5)) == "reference"
-    with pytest.raises(ValueError, match=r"engine is 'bptt', but Bare has no recurrence for it: take 'auto'"):
+    with pytest.raises(
+        ValueError, match="engine must be 'auto' or 'reference' for Bare, .* got 'bptt'"
+    ):
         Bare(3, 5, engine="bptt")

@@ -1,4 +1,4 @@
-"""MNIST as sequences: files, order of the pixels, protocols; the real data where DATA_DIR names them."""
+"""Tests of MNIST as sequences: files, order of the pixels, protocols. DATA_DIR is the folder of the real files."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from datamodules.base import TensorsDataset
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 DATA_DIR = os.environ.get("DATA_DIR")
-real = pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR names no data")
+real = pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR is not set")
 
 
 @pytest.fixture
 def no_network(monkeypatch) -> list[str]:
-    """The addresses that were asked for."""
+    """Refuse downloads, and record the requested addresses."""
     asked: list[str] = []
 
     def refuse(url, root, **_):
@@ -56,7 +56,7 @@ def rows(dataset) -> list[tuple]:
 
 @pytest.mark.parametrize("place", [".", "mnist", "MNIST/raw"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_files_that_are_there_are_found(place, packed, small_mnist):
+def test_existing_files_are_found(place, packed, small_mnist):
     shutil.rmtree(small_mnist)
     write_small_mnist(Path("data", place), packed)
     images, labels = small_images("t10k")
@@ -67,7 +67,7 @@ def test_files_that_are_there_are_found(place, packed, small_mnist):
     assert not list(Path("data").rglob(".*"))
 
 
-def test_a_batch_says_what_it_is(small_mnist):
+def test_batch_has_the_documented_entries(small_mnist):
     batch = next(iter(ready(batch_size=7).train_dataloader()))
     assert batch["inputs"].shape == (7, 784, 1)
     assert batch["inputs"].dtype == torch.float32
@@ -75,7 +75,7 @@ def test_a_batch_says_what_it_is(small_mnist):
     assert batch["targets"].shape == (7,)
 
 
-def test_training_and_validation_are_the_training_images_and_do_not_overlap(small_mnist):
+def test_training_and_validation_divide_the_training_images(small_mnist):
     data = ready()
     assert (len(data.train), len(data.validation), len(data.test)) == (200, 40, 40)
     published = ready(protocol="published")
@@ -83,14 +83,14 @@ def test_training_and_validation_are_the_training_images_and_do_not_overlap(smal
     assert len(set(rows(published.train))) == 240
 
 
-def test_the_split_does_not_depend_on_the_seed(small_mnist):
+def test_split_is_independent_of_the_seed(small_mnist):
     first = ready()
     torch.manual_seed(5)
     np.random.seed(5)
     assert torch.equal(first.validation.tensors["inputs"], ready().validation.tensors["inputs"])
 
 
-def test_the_published_protocol_measures_on_the_test_images(small_mnist):
+def test_published_protocol_validates_on_the_test_images(small_mnist):
     data = ready(protocol="published")
     assert len(data.train) == 240
     assert rows(data.validation) == rows(data.test)
@@ -99,7 +99,7 @@ def test_the_published_protocol_measures_on_the_test_images(small_mnist):
 
 
 @pytest.mark.parametrize("permutation", ["bit_reversal", "run_seed", 92916])
-def test_pixels_are_permuted_the_same_in_every_image(permutation, small_mnist, monkeypatch):
+def test_all_images_have_the_same_permutation(permutation, small_mnist, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "3")
     plain, permuted = ready(), ready(permutation=permutation)
     order = permuted.order()
@@ -110,7 +110,7 @@ def test_pixels_are_permuted_the_same_in_every_image(permutation, small_mnist, m
         assert torch.equal(before[:, order], after)
 
 
-def test_orders_are_those_of_the_literature(monkeypatch):
+def test_permutations_equal_those_of_the_literature(monkeypatch):
     assert MNIST(permutation=92916).order().tolist() == np.random.RandomState(92916).permutation(784).tolist()
     assert MNIST(permutation="bit_reversal").order()[:6].tolist() == [0, 512, 256, 768, 128, 640]
     assert MNIST(permutation="bit_reversal", downsample=14).order().tolist() == [0, 2, 1, 3]
@@ -121,7 +121,7 @@ def test_orders_are_those_of_the_literature(monkeypatch):
         MNIST(permutation="run_seed").order()
 
 
-def test_layouts(small_mnist):
+def test_layouts_and_downsampling(small_mnist):
     images = torch.as_tensor(small_images("t10k")[0])
     assert torch.equal(ready(layout="rows").test.tensors["inputs"], images / 255)
     quarters = ready(downsample=2)
@@ -132,18 +132,18 @@ def test_layouts(small_mnist):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        ({"permutation": "sorted"}, "permutation is 'sorted'; none, bit_reversal, run_seed or a seed"),
-        ({"permutation": -1}, "permutation is -1; none, bit_reversal, run_seed or a seed"),
-        ({"layout": "columns"}, "layout is 'columns'; 'pixels' or 'rows' is expected"),
-        ({"downsample": 3}, "downsample is 3; a divisor of 28 is expected"),
-        ({"downsample": 0}, "downsample is 0; a divisor of 28 is expected"),
-        ({"protocol": "best"}, "protocol is 'best'; 'validation' or 'published' is expected"),
+        ({"permutation": "sorted"}, r"permutation must be one of none, bit_reversal, run_seed, .* got 'sorted'"),
+        ({"permutation": -1}, r"or an integer in \[0, 2\*\*32\), got -1"),
+        ({"layout": "columns"}, "layout must be one of pixels, rows, got 'columns'"),
+        ({"downsample": 3}, "downsample must be a divisor of 28, got 3"),
+        ({"downsample": 0}, "downsample must be a divisor of 28, got 0"),
+        ({"protocol": "best"}, "protocol must be one of validation, published, got 'best'"),
     ],
 )
-def test_bad_arguments_are_refused(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_arguments_raise(options, message):
+    with pytest.raises(ValueError, match=message):
         MNIST(**options)
 
 
@@ -155,54 +155,64 @@ def test_bad_arguments_are_refused(options, sentence):
         (IMAGES, lambda data: b"<html>404</html>", "damaged .Not a gzipped"),
         (IMAGES, lambda data: gzip.compress(gzip.decompress(data)[:-1]), "damaged .shape"),
         (IMAGES, lambda data: gzip.compress(b"\x00\x00\x08"), "damaged"),
-        (IMAGES, lambda data: gzip.compress(idx_bytes(np.zeros((9, 28, 28), np.uint8))), "holds 9 x 28 x 28 numbers"),
-        (LABELS, lambda data: gzip.compress(idx_bytes(np.zeros(9, np.uint8))), "holds 9 numbers"),
+        (IMAGES, lambda data: gzip.compress(idx_bytes(np.zeros((9, 28, 28), np.uint8))), "has 9 x 28 x 28 numbers"),
+        (LABELS, lambda data: gzip.compress(idx_bytes(np.zeros(9, np.uint8))), "has 9 numbers"),
     ],
-    ids=["truncated", "empty", "no gzip", "a byte short", "half a header", "too few images", "too few labels"],
+    ids=["truncated", "empty", "not gzip", "one byte short", "half a header", "too few images", "too few labels"],
 )
-def test_a_damaged_or_wrong_file_is_named(name, damage, reason, small_mnist):
+def test_damaged_file_is_named(name, damage, reason, small_mnist):
     (small_mnist / name).write_bytes(damage((small_mnist / name).read_bytes()))
-    with pytest.raises(DataError, match=f"^data/{name} (is )?{reason}.*240.* bytes.*move it away"):
+    with pytest.raises(
+        DataError, match=f"^data/{name} (is )?{reason}.*240.* bytes. Move it away, and it is downloaded again"
+    ):
         ready()
 
 
-def test_a_file_that_may_not_be_read_is_named(small_mnist, monkeypatch):
+def test_label_outside_the_classes_is_named(small_mnist):
+    labels = small_images("train")[1].copy()
+    labels[17] = 200
+    (small_mnist / LABELS).write_bytes(gzip.compress(idx_bytes(labels)))
+    with pytest.raises(DataError, match=rf"^data/{LABELS} is damaged: labels must be in \[0, 9\], got 200"):
+        ready()
+
+
+def test_unreadable_file_is_named(small_mnist, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("gzip.open", refuse)
-    with pytest.raises(DataError, match=f"^data/{IMAGES} cannot be read: Permission denied; allow"):
+    with pytest.raises(DataError, match=f"^data/{IMAGES} cannot be read: Permission denied. Make the file readable"):
         ready()
 
 
-def test_a_folder_that_may_not_be_read_is_named(small_mnist, monkeypatch):
+def test_unreadable_folder_is_named(small_mnist, monkeypatch):
     def refuse(self):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    with pytest.raises(DataError, match="cannot be looked for: Permission denied; allow the folder to be read"):
+    with pytest.raises(DataError, match=r"cannot be searched: Permission denied\. Make the folder readable"):
         ready()
 
 
-def test_without_a_network_the_missing_file_is_named(small_mnist, no_network):
+def test_missing_file_is_named_without_a_network(small_mnist, no_network):
     (small_mnist / LABELS).unlink()
-    with pytest.raises(DataError, match=f"^{LABELS} is missing .looked for in data/MNIST/raw, data/mnist, .*no route"):
+    with pytest.raises(DataError, match=f"^{LABELS} is missing .searched in data/MNIST/raw, data/mnist, .*no route"):
         ready()
     assert {Path(url).name for url in no_network} == {LABELS}
     assert len(no_network) == len(torchvision.datasets.MNIST.mirrors)
     assert list(Path("data/MNIST/raw").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(no_network):
+def test_unwritable_folder_is_named(no_network):
     Path("data").write_text("a file where a folder should be")
-    with pytest.raises(DataError, match="data/MNIST/raw cannot be written to download it: Not a directory"):
+    with pytest.raises(DataError, match="data/MNIST/raw is not writable for a download: Not a directory"):
         ready()
     assert not no_network
 
 
 @pytest.fixture
 def served(monkeypatch):
-    """The address of a server of the working folder."""
+    """Return the address of a server of the working folder."""
     monkeypatch.setenv("no_proxy", "*")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(Path.cwd())))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -211,8 +221,8 @@ def served(monkeypatch):
     server.server_close()
 
 
-def test_what_is_missing_is_downloaded_whole(small_mnist, served, monkeypatch):
-    """The first mirror has lost half of each file: its checksum is wrong, and the next mirror is asked."""
+def test_missing_files_are_downloaded_and_verified(small_mnist, served, monkeypatch):
+    """The first mirror has half of each file, so the checksum is wrong, and the second mirror is used."""
     checksums = []
     Path("first").mkdir()
     Path("second").mkdir()
@@ -231,8 +241,8 @@ def test_what_is_missing_is_downloaded_whole(small_mnist, served, monkeypatch):
     assert {path.name for path in Path("data/MNIST/raw").iterdir()} == {name for name, _ in checksums}
 
 
-def test_fashion_mnist_does_not_take_the_digits(small_mnist, no_network):
-    with pytest.raises(DataError, match="looked for in data/FashionMNIST/raw, data/fashion_mnist"):
+def test_fashion_mnist_ignores_the_files_of_mnist(small_mnist, no_network):
+    with pytest.raises(DataError, match="searched in data/FashionMNIST/raw, data/fashion_mnist"):
         FashionMNIST("data").prepare_data()
     assert all("fashion" in url for url in no_network)
     write_small_mnist(Path("data/fashion_mnist"))
@@ -250,7 +260,7 @@ def fit(*options: str) -> dict:
     return json.loads(Path("run/results.json").read_text())
 
 
-def test_a_run_records_order_split_and_scaling(small_mnist):
+def test_run_records_order_split_and_scaling(small_mnist):
     results = fit("--data.permutation", "run_seed", "--seed_everything", "11")
     assert results["preparation"] == {
         "order": {
@@ -259,14 +269,14 @@ def test_a_run_records_order_split_and_scaling(small_mnist):
             "first": np.random.RandomState(11).permutation(784)[:8].tolist(),
         },
         "features_of_a_step": 28,
-        "scaling": "grey level / 255",
+        "scaling": "gray level / 255",
         "protocol": "validation",
         "split": {"train": 200, "validation": 40, "test": 40},
     }
     assert results["chosen_on"].startswith("the validation set")
 
 
-def test_a_published_run_says_that_it_was_chosen_on_the_test_set(small_mnist, capsys):
+def test_published_run_reports_the_choice_on_the_test_set(small_mnist, capsys):
     results = fit("--data.protocol", "published")
     assert "validation" not in results
     assert results["chosen_on"].startswith("the test set, for there is no validation split")
@@ -274,17 +284,17 @@ def test_a_published_run_says_that_it_was_chosen_on_the_test_set(small_mnist, ca
     assert "what is called validation below is measured on the test set" in capsys.readouterr().out
 
 
-def test_a_checkpoint_is_not_measured_in_another_order(small_mnist, capsys):
+def test_checkpoint_with_another_pixel_order_is_refused(small_mnist, capsys):
     fit("--data.permutation", "run_seed", "--seed_everything", "11")
     checkpoint = ["--ckpt_path", "run/checkpoints/best.ckpt"]
     assert main(["test", *checkpoint]) == 0
     for other in (["--seed_everything", "12"], ["--data.permutation", "none"]):
         assert main(["test", *checkpoint, *other]) == 2
-        assert "the checkpoint's model reads the pixels in another order" in capsys.readouterr().err
+        assert "permutation must give the pixel order of the checkpoint" in capsys.readouterr().err
 
 
-def test_the_loader_is_fifty_times_faster_than_training():
-    """Against a training step of torch's own kernel with few units, on as many images."""
+def test_loader_is_fifty_times_faster_than_training():
+    """Compare with a training step of torch's kernel with few units on the same number of images."""
     data = MNIST()
     data.train = TensorsDataset(inputs=torch.rand(1280, 784, 1), targets=torch.arange(1280))
     rnn = torch.nn.RNN(1, 32, batch_first=True)
@@ -299,7 +309,7 @@ def test_the_loader_is_fifty_times_faster_than_training():
     assert min(training) > 50 * min(loading)
 
 
-def test_missing_data_are_a_sentence_and_leave_the_run_directory_free(small_mnist, no_network, capsys):
+def test_missing_data_leave_no_run_directory(small_mnist, no_network, capsys):
     shutil.move(small_mnist / IMAGES, IMAGES)
     task = ["--model", "SequenceClassifier", "--model.cell", "LSTM", "--run_dir", "run"]
     assert main(["fit", "--data", "MNIST", "--data.root", "data", *task]) == 2
@@ -310,7 +320,7 @@ def test_missing_data_are_a_sentence_and_leave_the_run_directory_free(small_mnis
 
 @real
 @pytest.mark.data
-def test_the_real_files():
+def test_real_files():
     data = MNIST(permutation=92916)
     data.prepare_data()
     data.setup()

@@ -1,4 +1,4 @@
-"""Generated data: the same everywhere, fresh in training, and what the two problems say they are."""
+"""Tests of generated data: reproducible examples, new examples in each epoch, definitions of both problems."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORD = 2**64
 
 
 def philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> list[int]:
-    """Philox 4x64 with ten rounds, by the paper of Salmon et al. 2011: four words for a key and a counter."""
+    """Return the four words of Philox 4x64 with ten rounds (Salmon et al. 2011) for a key and a counter."""
     (k0, k1), (c0, c1, c2, c3) = key, counter
     for _ in range(10):
         high0, low0 = divmod(0xD2E7470EE14C6C93 * c0, WORD)
@@ -34,7 +34,7 @@ def everything(data: Copying | Adding, part: str = "train") -> dict[str, torch.T
 
 
 @pytest.mark.parametrize("index", [0, 1, 12_345_678])
-def test_numbers_are_those_of_the_counters(index):
+def test_numbers_equal_philox_at_the_counters(index):
     dataset = GeneratedDataset(lambda numbers: {"numbers": torch.as_tensor(numbers)}, 10, size=1, seed=7, part=2)
     words = [word for block in (1, 2, 3) for word in philox((7, 2), (block, index, 0, 0))]
     expected = [(word >> 11) / 2**53 for word in words[:10]]
@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_counters(index):
 
 
 @pytest.mark.parametrize("make", [Copying, Adding])
-def test_an_example_does_not_depend_on_its_batch(make):
+def test_example_is_independent_of_its_batch(make):
     data = make(seed=3)
     data.setup()
     together, other = data.train.__getitems__([5, 2, 9]), data.train.__getitems__([9, 5])
@@ -52,7 +52,7 @@ def test_an_example_does_not_depend_on_its_batch(make):
 
 
 @pytest.mark.parametrize("make", [Copying, Adding])
-def test_epochs_bring_fresh_examples_and_whole_ones(make):
+def test_each_epoch_has_new_examples(make):
     data = make(seed=1, train_size=20, batch_size=8)
     data.setup()
     loader = data.train_dataloader()
@@ -65,11 +65,11 @@ def test_epochs_bring_fresh_examples_and_whole_ones(make):
     found = torch.cat(epochs)
     assert len(found.unique(dim=0)) == 40
     expected = data.train.__getitems__(range(40))["inputs"].flatten(1)
-    for epoch, rows in enumerate(epochs):  # in whatever order
+    for epoch, rows in enumerate(epochs):  # in any order
         assert torch.equal(rows.unique(dim=0), expected[20 * epoch : 20 * epoch + 20].unique(dim=0))
 
 
-def test_processes_share_the_examples_of_one_process_with_larger_batches():
+def test_processes_read_the_examples_of_one_process_with_larger_batches():
     def read(rank: int, world_size: int) -> list[list[int]]:
         batches = FreshBatches(23, 12 // world_size, shuffle=True, seed=4, rank=rank, world_size=world_size)
         batches.set_epoch(3)
@@ -79,12 +79,12 @@ def test_processes_share_the_examples_of_one_process_with_larger_batches():
     assert sorted(chain(*alone)) == list(range(69, 92))
     full, incomplete = (sorted(chain(*batches)) for batches in zip(*shares, strict=True))
     assert full == sorted(alone[0])
-    assert len(incomplete) == 9  # of 11: as many for each
+    assert len(incomplete) == 9  # of 11: the same number for each process
     assert set(incomplete) < set(alone[1])
 
 
 @pytest.mark.parametrize("make", [Copying, Adding])
-def test_runs_train_on_their_own_examples_and_are_measured_on_the_same(make, monkeypatch):
+def test_seed_changes_training_examples_only(make, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     first, again = everything(make(train_size=50)), everything(make(train_size=50, seed=1))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
@@ -100,7 +100,7 @@ def test_runs_train_on_their_own_examples_and_are_measured_on_the_same(make, mon
 
 
 @pytest.mark.parametrize(("form", "marker"), [("exprnn", 7), ("arjovsky", 6)])
-def test_copying_is_what_the_docstring_draws(form, marker):
+def test_copying_equals_the_docstring(form, marker):
     data = Copying(blanks=4, symbols=3, alphabet=8, form=form, train_size=200)
     found = everything(data)
     assert found["inputs"].shape == (200, 10, 10)
@@ -123,14 +123,14 @@ def test_copying_is_what_the_docstring_draws(form, marker):
 @pytest.mark.parametrize(
     ("blanks", "published"), [(100, 0.1733), (200, 0.0945), (500, 0.0400), (1000, 0.0204), (2000, 0.0103)]
 )
-def test_copying_baseline_is_the_published_one(blanks, published):
+def test_copying_baseline_equals_the_published_value(blanks, published):
     data = Copying(blanks=blanks)
     assert data.baselines()["no memory"] == pytest.approx(published, abs=6e-5)
     assert data.solved_below == pytest.approx(10 * log(8) / (blanks + 20) / 10)
 
 
 @pytest.mark.parametrize("form", ["exprnn", "arjovsky"])
-def test_copying_baseline_is_what_an_answer_without_memory_reaches(form):
+def test_copying_baseline_equals_the_loss_without_memory(form):
     data = Copying(blanks=5, symbols=4, alphabet=3, form=form, train_size=10)
     found = everything(data)
     probabilities = torch.zeros(10, 13, 4)
@@ -154,32 +154,32 @@ def test_adding_marks_one_number_in_each_half(steps):
     torch.testing.assert_close((values * marks).sum(1), found["targets"][:, 0].double(), rtol=0, atol=2e-7)
     assert 0 <= values.min() < values.max() < 1
     assert values.mean().item() == pytest.approx(0.5, abs=5 * (1 / 12 / values.numel()) ** 0.5)
-    for part in (marks[:, :half], marks[:, half:]):  # every place as often as any other
+    for part in (marks[:, :half], marks[:, half:]):  # all steps are equally likely
         share = 1 / part.shape[1]
         assert (part.mean(0) - share).abs().max() <= 5 * (share * (1 - share) / 3000) ** 0.5
 
 
-def test_adding_baseline_is_what_always_one_reaches():
+def test_adding_baseline_equals_the_loss_of_predicting_one():
     targets = everything(Adding(train_size=40_000, steps=4))["targets"].double()
     (baseline,) = Adding().baselines().values()
     assert ((targets - 1) ** 2).mean().item() == pytest.approx(baseline, abs=5 * (7 / 180 / 40_000) ** 0.5)
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "sentence"),
+    ("make", "options", "message"),
     [
-        (Copying, {"blanks": 0}, "blanks is 0; an integer of at least 1 is expected"),
-        (Copying, {"alphabet": 1}, "alphabet is 1; an integer of at least 2 is expected"),
-        (Copying, {"form": "other"}, "form is 'other'; 'exprnn' or 'arjovsky' is expected"),
-        (Copying, {"train_size": 0}, "train_size is 0; an integer of at least 1 is expected"),
-        (Adding, {"steps": 1}, "steps is 1; an integer of at least 2 is expected"),
+        (Copying, {"blanks": 0}, "blanks must be an integer of at least 1, got 0"),
+        (Copying, {"alphabet": 1}, "alphabet must be an integer of at least 2, got 1"),
+        (Copying, {"form": "other"}, "form must be one of exprnn, arjovsky, got 'other'"),
+        (Copying, {"train_size": 0}, "train_size must be an integer of at least 1, got 0"),
+        (Adding, {"steps": 1}, "steps must be an integer of at least 2, got 1"),
         (
             Adding,
             {"seed": -1},
-            r"seed is -1; an integer in \[0, 2\*\*32\), or null for the seed of the run, is expected",
+            r"seed must be an integer in \[0, 2\*\*32\), or null for the seed of the run, got -1",
         ),
     ],
 )
-def test_bad_arguments_are_answered_by_a_sentence(make, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_arguments_raise(make, options, message):
+    with pytest.raises(ValueError, match=message):
         make(**options)

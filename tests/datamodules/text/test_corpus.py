@@ -1,7 +1,8 @@
-"""Texts as numbers: words, vocabulary, cache, what is refused; the real Penn Treebank where DATA_DIR names it."""
+"""Tests of texts as word numbers: words, vocabulary, cache, errors. DATA_DIR is the folder of the real data."""
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections import Counter
 from pathlib import Path
@@ -39,7 +40,7 @@ def words_of(text: str) -> list[str]:
 
 
 def numbering(monkeypatch) -> list[str]:
-    """The names of the files that are read from now on to be numbered."""
+    """Record the names of the files that are converted to numbers from now on."""
     read: list[str] = []
     original = tokens_module._write_numbers
     monkeypatch.setattr(
@@ -48,14 +49,14 @@ def numbering(monkeypatch) -> list[str]:
     return read
 
 
-def test_texts_are_the_words_of_the_files(corpus):
+def test_tokens_are_the_words_of_the_files(corpus):
     data = ready()
     for part, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
         found = [data.vocabulary.words[number] for number in data.tokens.parts[part]]
         assert found == words_of(small_text(name))
 
 
-def test_the_vocabulary_is_that_of_the_training_text_by_frequency(corpus):
+def test_vocabulary_is_sorted_by_frequency_in_the_training_text(corpus):
     counts = Counter(words_of(small_text("train")))
     expected = sorted(counts, key=lambda word: (-counts[word], word))
     assert ready().vocabulary.words == expected
@@ -68,7 +69,7 @@ def test_unknown_words_become_unk(corpus):
     assert [data.vocabulary.words[number] for number in data.tokens.parts["validation"][:2]] == ["the", "<unk>"]
 
 
-def test_an_unknown_word_without_unk_is_refused_with_its_line(corpus):
+def test_unknown_word_without_unk_raises_with_its_line(corpus):
     train = (corpus / "train.txt").read_text().replace("<unk>", "cow")
     (corpus / "train.txt").write_text(train)
     (corpus / "valid.txt").write_text("the cat sees nothing\n" * 6 + "the cat sees unicorns\n" * 6)
@@ -76,21 +77,21 @@ def test_an_unknown_word_without_unk_is_refused_with_its_line(corpus):
         ready()
 
 
-def test_rare_words_become_unk_on_demand(corpus):
+def test_rare_words_become_unk_with_min_frequency(corpus):
     (corpus / "train.txt").write_text("a a a b b c\n" * 1 + "a b d\n" + "a a a a a a a a a a a a\n" * 3)
     data = ready(min_frequency=2, end_of_line=None, batch_size=1)
     assert data.vocabulary.words == ["a", "b", "<unk>"]
     assert data.tokens.parts["train"][:9].tolist() == [0, 0, 0, 1, 1, 2, 0, 1, 2]
 
 
-def test_vocabularies_say_which_word_they_do_not_know():
+def test_vocabulary_names_the_unknown_word():
     with pytest.raises(UnknownWordError, match="c"):
         Vocabulary(["a", "b"]).numbers(["b", "c"])
     assert Vocabulary(["a", "<unk>"]).numbers(["b", "a"]) == [1, 0]
     assert Vocabulary(["a", "b"]).digest != Vocabulary(["b", "a"]).digest
 
 
-def test_lines_need_no_end_and_no_last_line_break(corpus):
+def test_end_of_line_and_last_line_break_are_optional(corpus):
     text = (corpus / "test.txt").read_text()
     (corpus / "test.txt").write_text(text.rstrip())
     assert len(ready().tokens.parts["test"]) == len(words_of(text))
@@ -99,7 +100,7 @@ def test_lines_need_no_end_and_no_last_line_break(corpus):
     assert len(bare.tokens.parts["test"]) == len(text.split())
 
 
-def test_the_cache_is_used_as_long_as_nothing_changed(corpus, monkeypatch):
+def test_cache_is_used_while_nothing_changes(corpus, monkeypatch):
     first = ready()
     read = numbering(monkeypatch)
     again = ready()
@@ -108,13 +109,13 @@ def test_the_cache_is_used_as_long_as_nothing_changed(corpus, monkeypatch):
     for part, tokens in first.tokens.parts.items():
         assert isinstance(again.tokens.parts[part], np.memmap)
         assert np.array_equal(again.tokens.parts[part], tokens)
-    os.utime(corpus / "train.txt")  # touched, but the same text
+    os.utime(corpus / "train.txt")  # a new time of modification, the same text
     ready()
     assert read == []
 
 
-@pytest.mark.parametrize("change", ["text", "settings", "numbers", "index", "words", "cut", "gone"])
-def test_a_stale_or_damaged_cache_is_made_anew(change, corpus, monkeypatch):
+@pytest.mark.parametrize("change", ["text", "settings", "numbers", "index", "words", "truncated", "missing"])
+def test_stale_or_damaged_cache_is_written_again(change, corpus, monkeypatch):
     ready()
     read = numbering(monkeypatch)
     folder = next((corpus / "prepared").iterdir())
@@ -135,7 +136,7 @@ def test_a_stale_or_damaged_cache_is_made_anew(change, corpus, monkeypatch):
         index.write_text(index.read_text()[:-20])
     elif change == "words":
         index.write_text(index.read_text().replace('"cat"', '"cow"'))
-    elif change == "cut":
+    elif change == "truncated":
         file.write_bytes(file.read_bytes()[:-4])
     else:
         file.unlink()
@@ -149,76 +150,104 @@ def test_a_stale_or_damaged_cache_is_made_anew(change, corpus, monkeypatch):
     assert len(read) == 3
 
 
-def test_a_failure_leaves_the_old_cache(corpus, monkeypatch):
+def test_failure_keeps_the_old_cache(corpus, monkeypatch):
     ready()
     folder = next((corpus / "prepared").iterdir())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (corpus / "train.txt").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(DataError, match=r"train.txt is no UTF-8 text"):
+    with pytest.raises(DataError, match=r"train.txt must be UTF-8 text, got .* near line 1"):
         ready()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_cache_that_cannot_be_written_names_the_way_out(corpus):
+def test_unwritable_cache_names_the_option(corpus):
     Path("file").write_text("")
-    with pytest.raises(DataError, match=r"name another folder by --data.cache"):
+    with pytest.raises(DataError, match=r"cannot be written: .*Set another folder with --data.cache"):
         ready(cache="file/below")
     assert ready(cache="elsewhere").vocabulary_size > 0
     assert not (corpus / "prepared").exists()
 
 
 @pytest.mark.parametrize(
-    ("texts", "options", "sentence"),
+    ("texts", "options", "message"),
     [
-        ({"valid": ""}, {}, "valid.txt is empty; a text is expected"),
-        ({"train": "  \n \n"}, {}, "train.txt is empty; a text is expected"),
+        ({"valid": ""}, {}, "valid.txt must be a text, got an empty file"),
+        ({"train": "  \n \n"}, {}, "train.txt must be a text, got an empty file"),
         (
             {"test": "cat"},
             {"end_of_line": None},
-            "test.txt has 1 words .* too few for 1 rows .* at least 2 for each row",
+            r"test.txt must have at least 2 words for each of the 1 rows .*, got 1 words",
         ),
-        ({"train": "cat <unk>"}, {"batch_size": 4}, "train.txt has 3 words .* too few for 4 rows"),
-        ({"train": "cat <unk>\n" * 20}, {"batch_size": 2, "window": 70}, "window is 70, but .*train.txt has 60 words"),
+        (
+            {"train": "cat <unk>"},
+            {"batch_size": 4},
+            "train.txt must have at least 2 words for each of the 4 rows .*, got 3 words",
+        ),
+        (
+            {"train": "cat <unk>\n" * 20},
+            {"batch_size": 2, "window": 70},
+            "window must be less than .* 30 .*train.txt has 60 words in 2 rows.*got 70",
+        ),
         (
             {"train": "cat <unk>\n" * 20},
             {"batch_size": 2, "window": 30},
-            "in 2 rows of 30: a window shorter than a row",
+            "window must be less than the length of a row, 30 .*, got 30",
         ),
-        ({"valid": "cat\n"}, {"validation_rows": 3}, "valid.txt has 2 words .* too few for 3 rows"),
+        (
+            {"valid": "cat\n"},
+            {"validation_rows": 3},
+            "valid.txt must have at least 2 words for each of the 3 rows .*, got 2 words",
+        ),
     ],
 )
-def test_texts_that_are_too_short_are_refused(texts, options, sentence, corpus):
+def test_too_short_texts_raise(texts, options, message, corpus):
     for part, text in texts.items():
         (corpus / f"{part}.txt").write_text(text)
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(DataError, match=message):
         ready(**options)
 
 
-def test_a_missing_file_is_named_with_the_places(corpus):
+def test_folder_in_place_of_a_text_is_named(corpus):
+    with pytest.raises(DataError, match=r"^data must be a text file, got a folder"):
+        ready(train=".")
+
+
+def test_byte_order_mark_is_not_part_of_the_first_word(corpus):
+    expected = ready().vocabulary.words
+    text = (corpus / "train.txt").read_text()
+    (corpus / "train.txt").write_bytes(codecs.BOM_UTF8 + text.lstrip().encode())
+    data = ready()
+    assert data.vocabulary.words == expected
+    assert [data.vocabulary.words[number] for number in data.tokens.parts["train"]] == words_of(text)
+    Path("words.txt").write_bytes(codecs.BOM_UTF8 + data.run_files()["vocabulary.txt"].encode())
+    assert Corpus(vocabulary="words.txt").vocabulary.words == expected
+
+
+def test_missing_file_is_named_with_all_places(corpus):
     (corpus / "valid.txt").unlink()
-    with pytest.raises(DataError, match=r"valid.txt is missing: looked for as data/valid.txt; put it there"):
+    with pytest.raises(DataError, match=r"valid.txt is missing .searched as data/valid.txt.. Put it there"):
         ready()
-    with pytest.raises(DataError, match=r"wiki.train.tokens is missing: .*data/wikitext-103/wiki.train.tokens"):
+    with pytest.raises(DataError, match=r"wiki.train.tokens is missing .*data/wikitext-103/wiki.train.tokens"):
         WikiText103().prepare_data()
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        ({"window": 0}, "window is 0; an integer of at least 1 is expected"),
-        ({"validation_rows": 0}, "validation_rows is 0"),
-        ({"test_rows": -1}, "test_rows is -1"),
-        ({"min_frequency": 0}, "min_frequency is 0"),
-        ({"end_of_line": "end of line"}, "end_of_line is 'end of line'; a word without white space"),
-        ({"end_of_line": ""}, "end_of_line is ''"),
+        ({"window": 0}, "window must be an integer of at least 1, got 0"),
+        ({"validation_rows": 0}, "validation_rows must be an integer of at least 1, got 0"),
+        ({"test_rows": -1}, "test_rows must be an integer of at least 1, got -1"),
+        ({"min_frequency": 0}, "min_frequency must be an integer of at least 1, got 0"),
+        ({"end_of_line": "end of line"}, "end_of_line must be a word without white space, or null, got 'end of line'"),
+        ({"end_of_line": ""}, "end_of_line must be a word without white space, or null, got ''"),
     ],
 )
-def test_arguments_outside_what_is_accepted(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_arguments_raise(options, message):
+    with pytest.raises(ValueError, match=message):
         Corpus(**options)
 
 
-def test_other_names_and_other_corpora(corpus):
+def test_other_file_names_and_corpora(corpus):
     write_small_corpus(Path("data/wikitext-2"), "wiki.{}.tokens")
     data = WikiText2(**SMALL)
     data.prepare_data()
@@ -227,7 +256,7 @@ def test_other_names_and_other_corpora(corpus):
     assert ready(train="lines").vocabulary_size == data.vocabulary_size
 
 
-def test_a_text_of_ones_own_needs_only_a_vocabulary(corpus):
+def test_text_to_predict_needs_only_a_vocabulary(corpus):
     data = ready()
     Path("words.txt").write_text(data.run_files()["vocabulary.txt"])
     Path("own.txt").write_text("a bird sees the unicorn\n")
@@ -239,20 +268,20 @@ def test_a_text_of_ones_own_needs_only_a_vocabulary(corpus):
     words = data.vocabulary.words
     assert [words[number] for number in batch["inputs"][0]] == ["<eos>", "a", "bird", "sees", "the", "<unk>"]
     assert [words[number] for number in batch["targets"][0]] == ["a", "bird", "sees", "the", "<unk>", "<eos>"]
-    with pytest.raises(DataError, match=r"vocabulary is 'absent.txt', which cannot be read"):
+    with pytest.raises(DataError, match=r"the vocabulary absent.txt cannot be read"):
         _ = Corpus(vocabulary="absent.txt").vocabulary
 
 
-def test_a_checkpoint_with_other_words_is_refused(corpus):
+def test_checkpoint_with_another_vocabulary_is_refused(corpus):
     state = ready().state_dict()
     ready().load_state_dict(state)
     (corpus / "train.txt").write_text("one more\n" + (corpus / "train.txt").read_text())
-    with pytest.raises(DataError, match=r"the words of train.txt are not those that the checkpoint's model"):
+    with pytest.raises(DataError, match=r"the vocabulary of train.txt differs from that of the checkpoint"):
         ready().load_state_dict(state)
 
 
 class Answer:
-    """What a server sends."""
+    """Answer of a server."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.headers = content, {"Content-length": str(len(content))}
@@ -261,17 +290,19 @@ class Answer:
         yield self.content
 
 
-def test_penn_treebank_is_downloaded_and_compared_with_its_checksum(monkeypatch):
+def test_penn_treebank_download_is_verified_by_checksum(monkeypatch):
     monkeypatch.delenv("DATA_DIR", raising=False)
     asked = []
     monkeypatch.setattr(requests, "get", lambda url, **_: asked.append(url) or Answer(b"the cat\n"))
-    with pytest.raises(DataError, match=r"has the MD5 checksum .*, not f26c4b92c5fdc7b3f8c7cdcb991d8420; put it into"):
+    with pytest.raises(
+        DataError, match=r"MD5 checksum of .* must be f26c4b92c5fdc7b3f8c7cdcb991d8420, got .*Put it into"
+    ):
         PennTreebank().prepare_data()
     assert [url.rpartition("/")[2] for url in asked] == ["ptb.train.txt"]
     assert list(Path("data/penn-treebank").iterdir()) == []
 
 
-def test_penn_treebank_without_a_network(monkeypatch):
+def test_penn_treebank_without_a_network_names_the_file(monkeypatch):
     monkeypatch.delenv("DATA_DIR", raising=False)
 
     def refuse(url, **_):
@@ -284,7 +315,7 @@ def test_penn_treebank_without_a_network(monkeypatch):
         PennTreebank().prepare_data()
 
 
-def test_files_that_are_there_are_not_downloaded(monkeypatch):
+def test_existing_files_are_not_downloaded(monkeypatch):
     monkeypatch.delenv("DATA_DIR", raising=False)
     monkeypatch.setattr(requests, "get", None)
     write_small_corpus(Path("data/ptb"), "ptb.{}.txt")
@@ -294,7 +325,7 @@ def test_files_that_are_there_are_not_downloaded(monkeypatch):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR names no data")
+@pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR is not set")
 def test_penn_treebank_has_its_published_size():
     data = PennTreebank(cache="cache")
     data.prepare_data()

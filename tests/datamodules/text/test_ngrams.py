@@ -1,4 +1,4 @@
-"""The baselines of language modelling against their formulas, word by word."""
+"""Tests of the n-gram baselines against their formulas, word by word."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = np.random.RandomState(1).randint(0, V, 80).astype(np.int32)  # the word V
 
 
 def kneser_ney(train: list[int], v: int, w: int) -> float:
-    """p(w | v) as the docstring has it, from dictionaries of counts."""
+    """Return p(w | v) by the formula of the docstring, from dictionaries of counts."""
     pairs = Counter(pairwise(train))
     before = Counter(b for _, b in pairs)
 
@@ -36,26 +36,26 @@ def kneser_ney(train: list[int], v: int, w: int) -> float:
     return max(pairs[v, w] - D, 0) / after + D * types / after * q
 
 
-def test_unigram_is_the_relative_frequency_with_one_added():
+def test_unigram_equals_the_add_one_frequency():
     counts = Counter(TRAIN.tolist())
     expected = -sum(log((counts[w] + 1) / (300 + V)) for w in TEXT[1:].tolist()) / 79
     assert unigram_loss(TRAIN, TEXT, V) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("block", [7, 2**24])
-def test_bigram_is_interpolated_kneser_ney(block, monkeypatch):
+def test_bigram_equals_interpolated_kneser_ney(block, monkeypatch):
     monkeypatch.setattr(ngrams, "BLOCK", block)
     text = TEXT.tolist()
     expected = -sum(log(kneser_ney(TRAIN.tolist(), v, w)) for v, w in pairwise(text)) / 79
     assert bigram_loss(TRAIN, TEXT, V) == pytest.approx(expected, rel=1e-12)
 
 
-def test_probabilities_add_up_to_one():
+def test_probabilities_sum_to_one():
     for v in range(V):
         total = sum(np.exp(-bigram_loss(TRAIN, np.array([v, w], np.int32), V)) for w in range(V))
         assert total == pytest.approx(1, abs=1e-12)
 
 
-def test_a_text_without_rare_pairs():
-    """No pair is seen once: the discounts have no estimate."""
+def test_text_without_rare_pairs():
+    """No pair occurs once, so the discounts have no estimate."""
     assert bigram_loss(np.array([0, 1] * 20), np.array([0, 1, 0]), 2) < 0.1

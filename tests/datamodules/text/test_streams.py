@@ -1,4 +1,4 @@
-"""Streams: rows, windows, and who reads what."""
+"""Tests of rows and windows of a text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEXT = np.arange(1000, dtype=np.int32)
 
 
 @pytest.mark.parametrize(("rows", "world_size"), [(4, 1), (4, 2), (5, 2), (3, 4), (10, 3)])
-def test_every_row_is_read_once_and_in_order(rows, world_size):
+def test_each_row_is_read_once_in_order(rows, world_size):
     inputs, targets = [], []
     for rank in range(world_size):
         data = Rows(TEXT, rows, rank, world_size)
@@ -20,7 +20,7 @@ def test_every_row_is_read_once_and_in_order(rows, world_size):
         row_inputs = torch.cat([batch["inputs"] for batch in batches], 1)
         row_targets = torch.cat([batch["targets"] for batch in batches], 1)
         if (row_targets == IGNORED).any():
-            assert row_targets.shape == (1, 1000 // rows - 1)  # a process that has no row takes part all the same
+            assert row_targets.shape == (1, 1000 // rows - 1)  # a process without a row reads blanks
             assert (row_targets == IGNORED).all()
             continue
         inputs.append(row_inputs)
@@ -32,7 +32,7 @@ def test_every_row_is_read_once_and_in_order(rows, world_size):
     assert torch.equal(torch.cat(targets), expected[:, 1:])
 
 
-def test_windows_of_an_epoch_cover_it_without_gaps():
+def test_windows_cover_an_epoch_without_gaps():
     windows = TrainingWindows(46_478, 70, seed=3)
     for epoch in range(3):
         cut = windows.windows(epoch)
@@ -43,7 +43,7 @@ def test_windows_of_an_epoch_cover_it_without_gaps():
     assert windows.windows(1) != TrainingWindows(46_478, 70, seed=4).windows(1)
 
 
-def test_lengths_have_the_distribution_of_awd_lstm():
+def test_window_lengths_have_the_distribution_of_awd_lstm():
     cut = TrainingWindows(2_000_000, 70).windows(0)[:-1]
     lengths = np.array([window.stop - window.start for window in cut])
     short = lengths < 52
@@ -55,18 +55,18 @@ def test_lengths_have_the_distribution_of_awd_lstm():
     assert min(window.stop - window.start for window in few) == 5
 
 
-def test_windows_of_one_length_on_demand():
+def test_windows_of_constant_length():
     assert TrainingWindows(20, 8, random=False).windows(0) == [Window(0, 8), Window(8, 16), Window(16, 20)]
     assert list(Windows(20, 8)) == [Window(0, 8), Window(8, 16), Window(16, 20)]
     assert len(Windows(20, 8)) == 3
     assert len(Windows(16, 8)) == 2
 
 
-def test_reading_goes_on_within_an_epoch():
+def test_reading_resumes_within_an_epoch():
     windows = TrainingWindows(1000, 20, seed=1)
     windows.epoch, windows.start = 2, 5
     assert list(windows) == windows.windows(2)[5:]
-    windows.set_epoch(2)  # Lightning says it again
+    windows.set_epoch(2)  # Lightning sets the same epoch again
     assert list(windows) == windows.windows(2)[5:]
     windows.set_epoch(3)
     assert list(windows) == windows.windows(3)

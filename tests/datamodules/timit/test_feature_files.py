@@ -1,4 +1,4 @@
-"""Files of features: what is written is read, what was killed is gone on with, what is damaged is named."""
+"""Tests of feature files: writing, reading, resuming, errors for damaged files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARRAYS = [(np.random.RandomState(n).randn(4 + n, 3), np.random.RandomState(n).ra
 
 
 class Maker:
-    """Gives the arrays, remembers which, and fails before number ``stop``."""
+    """Yield the arrays, record their numbers, and raise before number ``stop``."""
 
     def __init__(self, stop: int = 4, error: BaseException | None = None) -> None:
         self.stop, self.error, self.made = stop, error or KeyboardInterrupt(), []
@@ -38,12 +38,16 @@ def write(maker=None, dtype="float32", names=NAMES, settings=SETTINGS) -> Maker:
     return maker
 
 
+def without_utterances(index: bytes) -> bytes:
+    return json.dumps({**json.loads(index), "utterances": []}).encode()
+
+
 def files() -> set[str]:
     return {path.name for path in Path().iterdir()}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 1e-3)])
-def test_what_is_written_is_read(dtype, tolerance):
+def test_written_arrays_are_read_back(dtype, tolerance):
     write(dtype=dtype)
     assert files() == {"part.json", f"part.{dtype}"}
     file = FeatureFile(Path(), "part", SETTINGS)
@@ -55,7 +59,7 @@ def test_what_is_written_is_read(dtype, tolerance):
         np.testing.assert_allclose(found[1], sound, rtol=tolerance, atol=tolerance)
 
 
-def test_what_is_whole_is_left_as_it_is():
+def test_complete_file_is_left_unchanged():
     write()
     before = Path("part.json").stat().st_mtime_ns
     assert write().made == []
@@ -63,7 +67,7 @@ def test_what_is_whole_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("done", [0, 1, 3])
-def test_an_interrupted_writing_goes_on(done):
+def test_interrupted_writing_is_continued(done):
     with pytest.raises(KeyboardInterrupt):
         write(Maker(done))
     assert "part.json" not in files()
@@ -85,7 +89,7 @@ def test_an_interrupted_writing_goes_on(done):
         (".part.journal", lambda data: b"", 0),
     ],
 )
-def test_what_a_kill_left_half_written_is_made_again(name, damage, kept):
+def test_partially_written_utterances_are_written_again(name, damage, kept):
     with pytest.raises(KeyboardInterrupt):
         write(Maker(3))
     Path(name).write_bytes(damage(Path(name).read_bytes()))
@@ -95,58 +99,63 @@ def test_what_a_kill_left_half_written_is_made_again(name, damage, kept):
         np.testing.assert_array_equal(file[number][0], features.astype(np.float32))
 
 
-def test_a_beginning_of_other_settings_is_not_gone_on_with():
+def test_unfinished_file_of_other_settings_is_not_continued():
     with pytest.raises(KeyboardInterrupt):
         write(Maker(2))
     assert write(settings=SETTINGS | {"rate": 16000}).made == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_a_sentence_and_the_work_is_kept(code):
-    with pytest.raises(DataError, match=r"^\. is full .*make room, and the same command goes on where it stopped"):
+def test_full_disk_raises_and_keeps_the_finished_part(code):
+    with pytest.raises(DataError, match=r"^\. is full .*repeat the command, which continues where it stopped"):
         write(Maker(2, OSError(code, os.strerror(code))))
     assert "part.json" not in files()
     assert write().made == [2, 3]
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence():
+def test_unwritable_folder_is_named():
     Path("part").write_text("a file")
-    with pytest.raises(DataError, match=r"^part cannot be written: Not a directory; name another folder"):
+    with pytest.raises(DataError, match=r"^part cannot be written: Not a directory. Use another folder"):
         write_features(Path("part"), "part", SETTINGS, "float32", NAMES, Maker())
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "sentence"),
+    ("name", "damage", "message"),
     [
-        ("part.float32", lambda data: data[:-4], "holds 151 numbers of 152"),
-        ("part.float32", lambda data: data + b"1234", "holds 153 numbers of 152"),
+        ("part.float32", lambda data: data[:-4], "must hold 152 numbers, got 151"),
+        ("part.float32", lambda data: data + b"1234", "must hold 152 numbers, got 153"),
         ("part.float32", lambda data: b"", "cannot be read"),
-        ("part.float32", lambda data: data[:200] + b"\xff" + data[201:], "is damaged at faem0 sx2: another checksum"),
+        ("part.float32", lambda data: data[:200] + b"\xff" + data[201:], "is damaged at faem0 sx2 .wrong checksum"),
         ("part.json", lambda data: data[:50], "part.json is damaged"),
         ("part.json", lambda data: b"[]", "part.json is damaged"),
-        ("part.json", lambda data: data.replace(b"8000", b"9000"), "was made with .*9000.* but .*8000.* is expected"),
+        (
+            "part.json",
+            lambda data: data.replace(b"8000", b"9000"),
+            "settings of part.json must be .*8000.*, got .*9000",
+        ),
+        ("part.json", without_utterances, "part.json must list at least one utterance, got none"),
     ],
 )
-def test_what_is_damaged_is_named(name, damage, sentence):
+def test_damaged_file_is_named(name, damage, message):
     write()
     whole = Path(name).read_bytes()
     assert damage(whole) != whole
     Path(name).write_bytes(damage(whole))
-    with pytest.raises(DataError, match=f"{sentence}.*prepare the data anew"):
+    with pytest.raises(DataError, match=f"{message}.*Remove . and prepare the data again"):
         FeatureFile(Path(), "part", SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["part.json", "part.float32"])
-def test_a_missing_file_is_named(name):
+def test_missing_file_is_named(name):
     write()
     Path(name).unlink()
-    with pytest.raises(DataError, match=f"^{name} cannot be read.*prepare"):
+    with pytest.raises(DataError, match=f"^{name} cannot be read.*[Pp]repare"):
         FeatureFile(Path(), "part", SETTINGS)
 
 
 @pytest.mark.parametrize("other", [{"dtype": "float16"}, {"names": NAMES[:3]}])
-def test_other_recordings_or_numbers_do_not_overwrite(other):
+def test_other_recordings_or_number_type_do_not_overwrite(other):
     write()
-    with pytest.raises(DataError, match="prepared from other recordings or with another type of numbers"):
+    with pytest.raises(DataError, match="prepared from other recordings or with another number type"):
         write(**other)
     assert len(json.loads(Path("part.json").read_text())["utterances"]) == 4

@@ -1,7 +1,8 @@
-"""TIMIT: discs in every layout, splits, protocols, and what is said of recordings that cannot be used."""
+"""Tests of TIMIT: layouts of the disc, splits, protocols, errors for unusable recordings."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,11 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.fake_timit import EVERYBODY, SPEAKERS, small_sound, write_disc, write_sample, write_wave
+from helpers.paths import ROOT
+from pytorch_lightning.trainer.states import TrainerFn
 
 from app.commands.main import main
 from datamodules import TIMIT, DataError
@@ -23,7 +27,7 @@ from datamodules.timit.preparation import SETTINGS, open_timit, prepare_timit
 from datamodules.timit.recordings import GROUPS, differences, find_recordings, read_sound
 
 DATA_DIR = os.environ.get("DATA_DIR")
-real = pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR names no data")
+real = pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR is not set")
 
 
 def ready(folder: Path, **options) -> TIMIT:
@@ -55,7 +59,7 @@ def everything(files: list[FeatureFile]) -> dict[str, tuple[np.ndarray, np.ndarr
     ],
     ids=["sample", "LDC", "lower case, RIFF", "two folders down", "WAV.wav", "both"],
 )
-def test_every_layout_gives_the_same_features(write, small_timit):
+def test_all_layouts_give_the_same_features(write, small_timit):
     write()
     recordings = find_recordings(Path("root"))
     assert len(recordings) == len(EVERYBODY) * 2
@@ -68,14 +72,14 @@ def test_every_layout_gives_the_same_features(write, small_timit):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-def test_several_processes_write_what_one_does(small_timit):
+def test_several_processes_write_the_same_files_as_one(small_timit):
     prepare_timit(small_timit / "disc", Path("features"), processes=2)
     for group in SPEAKERS:
         for name in (f"{group}.float32", f"{group}.json"):
             assert Path("features", name).read_bytes() == (small_timit / "features" / name).read_bytes()
 
 
-def test_what_is_prepared_needs_no_disc(small_timit):
+def test_prepared_data_need_no_disc(small_timit):
     shutil.copytree(small_timit / "features", "features")
     data = TIMIT("nowhere", prepared="features")
     data.prepare_data()
@@ -83,7 +87,7 @@ def test_what_is_prepared_needs_no_disc(small_timit):
     assert len(data.train) == 8
 
 
-def test_at_first_use_the_data_are_prepared():
+def test_first_use_prepares_the_data():
     write_disc(Path("data"))
     data = TIMIT("data", dtype="float16")
     data.prepare_data()
@@ -94,7 +98,7 @@ def test_at_first_use_the_data_are_prepared():
         np.testing.assert_allclose(power, exact[name][0], rtol=0, atol=0.02)
 
 
-def test_the_features_are_those_of_the_recording(small_timit):
+def test_features_equal_those_of_the_recording(small_timit):
     sound = torch.from_numpy(small_sound("fadg0", "sx37")) / 2**15
     at_8_khz = spectra.resample(sound)
     (development,) = [file for file in open_timit(small_timit / "features") if file.name == "development"]
@@ -103,7 +107,7 @@ def test_the_features_are_those_of_the_recording(small_timit):
     np.testing.assert_allclose(kept, at_8_khz, rtol=0, atol=1e-6)
 
 
-def test_the_groups_of_speakers_are_those_of_the_corpus():
+def test_groups_of_speakers_equal_those_of_the_corpus():
     assert {group: len(members) for group, members in GROUPS.items()} == {
         "training": 462,
         "development": 50,
@@ -121,18 +125,22 @@ def test_the_groups_of_speakers_are_those_of_the_corpus():
     ("split", "train", "validation", "test"),
     [
         ("official", {"fsag0", "faem0", "mabc0", "msat1"}, {"fadg0", "mrws1"}, {"felc0", "mdab0"}),
-        ("published", {"faem0", "mabc0"}, {"felc0", "mdab0"}, {"fadg0", "mrws1"}),
+        ("published", {"faem0", "mabc0"}, {"fadg0", "mrws1"}, {"fadg0", "mrws1"}),
     ],
 )
-def test_splits_by_the_groups(split, train, validation, test, small_timit):
+def test_splits_follow_the_groups_of_speakers(split, train, validation, test, small_timit):
     data = ready(small_timit, split=split)
     assert speakers(data) == {"train": train, "validation": validation, "test": test}
-    assert data.description["split"] == {"train": 2 * len(train), "validation": 4, "test": 4}
+    assert data.chosen_on_test == (split == "published")
+    sizes = {"train": 2 * len(train), "validation": 4, "test": 4}
+    if data.chosen_on_test:
+        del sizes["validation"]
+    assert data.description["split"] == sizes
     assert [place.frames for place in data.test.places] == sorted(place.frames for place in data.test.places)
 
 
-def test_what_the_corpus_lacks_is_said_by_name(small_timit):
-    with pytest.warns(UserWarning, match="TIMIT is not what is expected: training: 4 of 462 speakers are there: faem0"):
+def test_missing_speakers_are_named(small_timit):
+    with pytest.warns(UserWarning, match="TIMIT is incomplete: training: 4 of 462 speakers are present: faem0"):
         ready(small_timit)
 
 
@@ -161,18 +169,18 @@ def test_fractions_of_speakers(fractions, counts, small_timit):
 
 
 def example(data: TIMIT) -> tuple[dict, np.ndarray]:
-    """The shortest test utterance as a batch of one, and its frames."""
+    """Return the shortest test utterance as a batch of one, and its frames."""
     place = data.test.places[0]
     return data.test.__getitems__([0]), place.file[place.number][0]
 
 
-def test_prediction_is_of_the_next_frame(small_timit):
+def test_prediction_targets_are_the_next_frames(small_timit):
     batch, power = example(ready(small_timit))
     np.testing.assert_array_equal(batch["inputs"][0], power[:-1])
     np.testing.assert_array_equal(batch["targets"][0], power[1:])
 
 
-def test_recall_is_of_the_previous_frame(small_timit):
+def test_recall_targets_are_the_previous_frames(small_timit):
     batch, power = example(ready(small_timit, protocol="recall"))
     np.testing.assert_array_equal(batch["inputs"][0], power)
     np.testing.assert_array_equal(batch["targets"][0, 1:], power[:-1])
@@ -180,12 +188,44 @@ def test_recall_is_of_the_previous_frame(small_timit):
 
 
 @pytest.mark.parametrize("protocol", ["prediction", "recall"])
-def test_the_targets_are_the_power_of_the_sounds(protocol, small_timit):
+def test_targets_equal_the_power_of_the_sounds(protocol, small_timit):
     batch = next(iter(ready(small_timit, protocol=protocol, batch_size=4).test_dataloader()))
     power = spectra.log_power(spectra.spectrum(batch["sounds"].double()))
     assert len(set(batch["lengths"].tolist())) > 1
     for row, length in enumerate(batch["lengths"]):
         torch.testing.assert_close(power[row, :length].float(), batch["targets"][row, :length], rtol=0, atol=1e-2)
+
+
+def test_shuffled_batches_mix_lengths_and_change_with_the_epoch(small_timit):
+    data = ready(small_timit, batch_size=2, batching="shuffle")
+    loader = data.train_dataloader()
+    first = [batch["lengths"].tolist() for batch in loader]
+    order = np.random.RandomState([0, 0]).permutation(8)  # seed 0, epoch 0: no sorting by length
+    assert first == [[data.train.lengths[n] for n in pair] for pair in order.reshape(4, 2)]
+    loader.batch_sampler.set_epoch(1)
+    second = [batch["lengths"].tolist() for batch in loader]
+    assert sorted(map(sorted, first)) != sorted(map(sorted, second))
+
+
+def test_checkpoint_of_other_batching_cannot_be_resumed(small_timit):
+    data = ready(small_timit, batching="shuffle")
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), global_rank=0, world_size=1)
+    state = {"protocol": "prediction", "epoch": 0, "batches": 1, **data._reading(), "batching": "by_length"}
+    with pytest.raises(DataError, match="batching"):
+        data.load_state_dict(state)
+
+
+@pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
+def test_published_recipe_reports_the_lowest_test_error_of_all_epochs(small_timit):
+    config = str(ROOT / "configs" / "timit" / "momentum_lstm_84.yaml")
+    options = ["--data.prepared", str(small_timit / "features"), "--model.hidden_size", "4", "--run_dir", "run"]
+    options += ["--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false", "--model.optimizer.lr", "0.3"]
+    assert main(["fit", "--config", config, *options]) == 0
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["best_test"]["loss"] <= results["test"]["loss"]
+    assert "validation" not in results
+    assert "optimistic" in results["chosen_on"]
+    assert results["preparation"]["batching"] == "shuffle"
 
 
 def test_batches_are_padded_and_of_similar_length(small_timit):
@@ -195,7 +235,7 @@ def test_batches_are_padded_and_of_similar_length(small_timit):
     lengths = sorted(length for batch in batches for length in batch["lengths"].tolist())
     assert lengths == sorted(data.train.lengths)
     pairs = sorted(sorted(batch["lengths"].tolist()) for batch in batches)
-    assert [length for pair in pairs for length in pair] == lengths  # neighbours in length are together
+    assert [length for pair in pairs for length in pair] == lengths  # neighbors in length are in one batch
     for batch in batches:
         for row, length in enumerate(batch["lengths"]):
             assert (batch["inputs"][row, length:] == 0).all()
@@ -203,7 +243,7 @@ def test_batches_are_padded_and_of_similar_length(small_timit):
 
 
 @pytest.mark.parametrize("protocol", ["prediction", "recall"])
-def test_baselines_are_those_of_numpy(protocol, small_timit):
+def test_baselines_equal_numpy(protocol, small_timit):
     data = ready(small_timit, protocol=protocol)
     found = data.baselines()
 
@@ -222,16 +262,17 @@ def test_baselines_are_those_of_numpy(protocol, small_timit):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
-        ({"protocol": "guess"}, "protocol is 'guess'; 'prediction' or 'recall' is expected"),
-        ({"split": "half"}, "split is 'half'; 'official' or 'published' or 'speakers' is expected"),
-        ({"fractions": (0.5, 0.6, 0.1)}, "fractions is .*; three numbers above 0 whose sum is 1 are expected"),
-        ({"fractions": (1.0, 0.0, 0.0)}, "fractions is .*; three numbers above 0 whose sum is 1 are expected"),
+        ({"protocol": "guess"}, "protocol must be one of prediction, recall, got 'guess'"),
+        ({"split": "half"}, "split must be one of official, published, speakers, got 'half'"),
+        ({"batching": "sorted"}, "batching must be one of by_length, shuffle, got 'sorted'"),
+        ({"fractions": (0.5, 0.6, 0.1)}, "fractions must be three positive numbers with sum 1, got .0.5, 0.6, 0.1."),
+        ({"fractions": (1.0, 0.0, 0.0)}, "fractions must be three positive numbers with sum 1, got .1.0, 0.0, 0.0."),
     ],
 )
-def test_bad_arguments_are_refused(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_arguments_raise(options, message):
+    with pytest.raises(ValueError, match=message):
         TIMIT(**options)
 
 
@@ -241,57 +282,65 @@ def truncated(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["NIST", "WAV"])
 @pytest.mark.parametrize(
-    ("damage", "sentence"),
+    ("damage", "message"),
     [
-        (truncated, r"is not whole: it holds \d+ samples of 16272; copy it anew"),
-        (lambda path: path.write_bytes(b""), "is damaged .*: a wave file is expected; copy it anew"),
-        (lambda path: path.write_bytes(b"<html>404</html>" * 99), "is damaged .*: a wave file is expected"),
-        (lambda path: path.write_bytes(path.read_bytes()[:20]), "is damaged .*: a wave file is expected"),
+        (truncated, r"must have 16272 samples, as its header says, got \d+. Copy it again"),
+        (lambda path: path.write_bytes(b""), "must be a wave file, got a damaged one .*. Copy it again"),
+        (lambda path: path.write_bytes(b"<html>404</html>" * 99), "must be a wave file, got a damaged one"),
+        (lambda path: path.write_bytes(path.read_bytes()[:20]), "must be a wave file, got a damaged one"),
     ],
-    ids=["truncated", "empty", "no wave file", "half a header"],
+    ids=["truncated", "empty", "not a wave file", "half a header"],
 )
-def test_a_damaged_recording_is_named(kind, damage, sentence):
+def test_damaged_recording_is_named(kind, damage, message):
     path = Path("one.wav")
     write_wave(path, small_sound("faem0", "sx37")[:16272], kind)
     assert len(read_sound(path)) == min(16272, len(small_sound("faem0", "sx37")))
     write_wave(path, np.resize(small_sound("faem0", "sx37"), 16272), kind)
     damage(path)
-    with pytest.raises(DataError, match=f"^one.wav {sentence}"):
+    with pytest.raises(DataError, match=f"^one.wav {message}"):
         read_sound(path)
 
 
 @pytest.mark.parametrize(
-    ("sound", "rate", "sentence"),
+    ("sound", "rate", "message"),
     [
-        (np.zeros(800, np.int16), 8000, "has 8000 samples a second, 1 channel"),
-        (np.zeros((800, 2), np.int16), 16000, "has 16000 samples a second, 2 channel"),
-        (np.zeros(0, np.int16), 16000, "is not whole: it holds 0 samples of 0"),
+        (
+            np.zeros(800, np.int16),
+            8000,
+            "must have 16000 samples per second, 1 channel and the coding PCM_16, got 8000, 1 and PCM_16",
+        ),
+        (
+            np.zeros((800, 2), np.int16),
+            16000,
+            "must have 16000 samples per second, 1 channel and the coding PCM_16, got 16000, 2 and PCM_16",
+        ),
+        (np.zeros(0, np.int16), 16000, "must have 0 samples, as its header says, got 0"),
     ],
 )
-def test_a_recording_of_another_kind_is_named(sound, rate, sentence):
+def test_recording_of_another_format_is_named(sound, rate, message):
     write_wave(Path("one.wav"), sound, rate=rate)
-    with pytest.raises(DataError, match=f"^one.wav {sentence}"):
+    with pytest.raises(DataError, match=f"^one.wav {message}"):
         read_sound(Path("one.wav"))
 
 
-def test_a_recording_that_may_not_be_read_is_named(monkeypatch):
+def test_unreadable_recording_is_named(monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(DataError, match=r"^one.wav cannot be read: Permission denied; allow the file to be read"):
+    with pytest.raises(DataError, match=r"^one.wav cannot be read: Permission denied. Make the file readable"):
         read_sound(Path("one.wav"))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_bad_recording_stops_the_preparation_and_nothing_is_taken_for_whole(processes, capsys):
+def test_damaged_recording_stops_the_preparation_without_an_index(processes, capsys):
     write_disc(Path("disc"))
     bad = Path("disc/TRAIN/DR1/MABC0/SX37.WAV")
     whole = bad.read_bytes()
     truncated(bad)
     command = ["prepare", "timit", "--root", "disc", "--out", "out", "--processes", str(processes)]
     assert main(command) == 2
-    assert f"error: {bad} is not whole" in capsys.readouterr().err
+    assert f"error: {bad} must have " in capsys.readouterr().err
     assert not Path("out/timit.json").exists()
     assert not Path("out/training.json").exists()
     bad.write_bytes(whole)
@@ -299,52 +348,59 @@ def test_a_bad_recording_stops_the_preparation_and_nothing_is_taken_for_whole(pr
     assert Path("out/timit.json").exists()
 
 
-def test_missing_discs_are_sentences():
-    with pytest.raises(DataError, match="there is no folder nowhere"):
+def test_missing_disc_is_named():
+    with pytest.raises(DataError, match="the folder of the TIMIT disc does not exist: nowhere"):
         find_recordings(Path("nowhere"))
     Path("empty/train").mkdir(parents=True)
-    with pytest.raises(DataError, match="empty holds no TIMIT: TRAIN and TEST with folders DR1 to DR8"):
+    with pytest.raises(
+        DataError, match=r"empty holds no TIMIT\. The LDC's release has folders TRAIN and TEST with DR1 to DR8"
+    ):
         find_recordings(Path("empty"))
     write_disc(Path("root/one"))
     write_sample(Path("root/two"))
-    with pytest.raises(DataError, match=r"root holds more than one TIMIT: root/one, root/two; name one of them"):
+    with pytest.raises(DataError, match=r"root must hold one TIMIT, got several: root/one, root/two. Use one of them"):
         find_recordings(Path("root"))
 
 
-def test_a_sample_is_not_taken_for_the_corpus():
+def test_sample_under_the_official_split_raises():
     write_sample(Path("data"))
     for speaker in (*SPEAKERS["development"], *SPEAKERS["core_test"]):
         shutil.rmtree(f"data/dr1-{speaker}")
     data = TIMIT("data")
     data.prepare_data()
-    with pytest.raises(DataError, match=r"no utterance of the part validation .*--data.split speakers is expected"):
+    with pytest.raises(
+        DataError, match=r"has no utterances for validation under the split official.*use --data.split speakers"
+    ):
         data.setup()
 
 
-def test_the_command_says_what_was_prepared(small_timit, capsys):
+def test_command_prints_the_prepared_groups(small_timit, capsys):
     assert main(["prepare", "timit", "--root", str(small_timit / "disc"), "--out", "out"]) == 0
     said = capsys.readouterr().out
     assert "training              8                 3696" in said
-    assert "core_test: 2 of 24 speakers are there: felc0 mdab0" in said
+    assert "core_test: 2 of 24 speakers are present: felc0 mdab0" in said
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (["mnist", "--root", "a", "--out", "b"], "invalid choice: 'mnist'"),
         (["timit", "--out", "b"], "required: --root"),
         (["timit", "--root", "a", "--out", "b", "--dtype", "int8"], "invalid choice: 'int8'"),
-        (["timit", "--root", "a", "--out", "b", "--processes", "0"], "processes is 0; an integer of at least 1"),
-        (["timit", "--root", "nowhere", "--out", "b"], "there is no folder nowhere"),
+        (
+            ["timit", "--root", "a", "--out", "b", "--processes", "0"],
+            "processes must be an integer of at least 1, got 0",
+        ),
+        (["timit", "--root", "nowhere", "--out", "b"], "the folder of the TIMIT disc does not exist: nowhere"),
     ],
 )
-def test_mistakes_in_the_command_are_sentences(options, sentence, capsys):
+def test_invalid_command_prints_an_error(options, message, capsys):
     assert main(["prepare", *options]) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_is_gone_on_with():
+def test_killed_preparation_is_continued():
     write_disc(Path("disc"))
     sounds = {path: path.read_bytes() for path in Path("disc").rglob("*.WAV")}
     for number in range(1, 60):  # more recordings of the same speakers
@@ -370,8 +426,8 @@ def test_a_killed_preparation_is_gone_on_with():
 
 @real
 @pytest.mark.data
-def test_the_real_sample_in_its_own_layout_and_as_a_disc(tmp_path):
-    """The sample laid out as the LDC's tree, in NIST SPHERE, gives the same features."""
+def test_real_sample_has_the_same_features_in_both_layouts(tmp_path):
+    """Write the sample as NIST SPHERE files in the layout of the LDC, and compare the features."""
     recordings = find_recordings(Path(DATA_DIR))
     assert len(recordings) == 16 * 8
     for number, recording in enumerate(recordings):
@@ -389,7 +445,7 @@ def test_the_real_sample_in_its_own_layout_and_as_a_disc(tmp_path):
 
 @real
 @pytest.mark.data
-def test_the_real_sample_splits_into_13_1_and_2_speakers():
+def test_real_sample_splits_into_13_1_and_2_speakers():
     data = TIMIT(DATA_DIR, prepared="features", split="speakers", fractions=(0.8, 0.08, 0.12))
     data.prepare_data()
     data.setup()

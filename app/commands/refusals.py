@@ -1,0 +1,39 @@
+"""Errors that a library or the operating system raises because of an option, a file or a device."""
+
+from __future__ import annotations
+
+import traceback
+
+from app.errors import UserError
+
+# These modules check options, files and devices. An error raised in another module is an error in the program.
+CHECKING = ("pytorch_lightning", "lightning_fabric", "torch.optim", "torch.cuda", "torch.distributed", "tensorboard")
+PROGRAMMING = (TypeError, AttributeError, LookupError, NameError, AssertionError, NotImplementedError)
+
+
+def one_line_refusal(error: BaseException) -> UserError | None:
+    """Return ``error`` as a message of one line, or None if it is an error in the program.
+
+    The function that raised the error decides: an option that Lightning's Trainer or an optimizer refuses is invalid
+    input, an exception raised by the code of a cell is not.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return UserError(f"out of memory: {_first_line(error)}. Reduce --data.batch_size.")
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return UserError(f"{place}{error.strerror}")
+    if isinstance(error, PROGRAMMING) or not raised_in(error, CHECKING):
+        return None
+    return UserError(_first_line(error))
+
+
+def raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
+    """Return whether the function that raised ``error`` belongs to one of ``packages``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).strip().partition("\n")[0].split()).rstrip(".")
+    return text or type(error).__name__

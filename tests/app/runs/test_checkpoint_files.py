@@ -1,0 +1,51 @@
+"""Classes that a checkpoint may name, and the configuration that it must agree with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from app.commands.main import main
+from app.errors import UserError
+from app.tasks import SequenceClassifier
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cell", {"class_path": "subprocess.getoutput", "init_args": {"cmd": "touch made_by_a_checkpoint"}}),
+        ("cell", {"class_path": "os.mkdir", "init_args": {}}),
+        ("optimizer", {"class_path": "not_imported.Optimizer", "init_args": {}}),
+        ("_instantiator", "subprocess.getoutput"),
+    ],
+)
+def test_checkpoint_can_name_only_cells_and_optimizers(name, value, trained):
+    Path("not_imported.py").write_text("open('made_by_a_checkpoint', 'w')")
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"][name] = value
+    torch.save(checkpoint, "changed.ckpt")
+    with pytest.raises(UserError, match=r"of the checkpoint must be an imported subclass|must be instantiated by"):
+        SequenceClassifier.load_from_checkpoint("changed.ckpt", weights_only=True)
+    assert not Path("made_by_a_checkpoint").exists()
+
+
+@pytest.mark.parametrize("missing", ["global_step", "pytorch-lightning_version"])
+def test_checkpoint_without_a_required_entry_is_refused(missing, trained, capsys):
+    checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
+    del checkpoint[missing]
+    torch.save(checkpoint, "changed.ckpt")
+    assert main(["test", "--config", str(trained / "config.yaml"), "--ckpt_path", "changed.ckpt"]) == 2
+    assert "changed.ckpt' is not a checkpoint of this program" in capsys.readouterr().err
+
+
+def test_edited_configuration_of_a_run_is_refused_on_resume(trained, capsys):
+    shutil.copytree(trained, "run")
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    config["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.5
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--resume", "run"]) == 2
+    assert "optimizer.init_args.lr is 0.5, but 0.02 in the checkpoint" in capsys.readouterr().err
