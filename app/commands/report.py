@@ -7,12 +7,11 @@ from pathlib import Path
 
 from app.commands.console import Parser, echo
 from app.errors import UserError
-from app.lab.directory import study_directory
+from app.lab.directory import study_directory, write_text
 from app.lab.gathering import gather
 from app.lab.reading import read_study
 from app.lab.report import FORMATS, progress
 from app.lab.study import find_file
-from datamodules.files import replacing
 
 
 def report(options: Sequence[str]) -> None:
@@ -33,8 +32,7 @@ def report(options: Sequence[str]) -> None:
     gathered = gather(study, study_directory(study.name, arguments.dir))
     text = FORMATS[output.suffix](gathered, output)
     try:
-        with replacing(output) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(output, text)
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
     echo(f"{progress(gathered)}\nreport: {output}")

@@ -95,9 +95,8 @@ def _state(directory: StudyDirectory, run: str) -> str:
 def _run_workers(directory: StudyDirectory, options: Sequence[str], count: int) -> None:
     """Start workers, show how many runs have ended, and wait until all workers have ended."""
     command = [sys.executable, "-m", "app", "sweep", *_for_workers(options), "--worker"]
-    interrupt = Interrupt()
-    workers = [subprocess.Popen(command, env={**os.environ, **share(number, count)}) for number in range(count)]
-    with tqdm(total=0, unit="run", dynamic_ncols=True, disable=None) as bar:
+    with Interrupt() as interrupt, tqdm(total=0, unit="run", dynamic_ncols=True, disable=None) as bar:
+        workers = [subprocess.Popen(command, env={**os.environ, **share(number, count)}) for number in range(count)]
         while any(worker.poll() is None for worker in workers):
             _show(directory, bar)
             if interrupt.number:

@@ -12,7 +12,7 @@ from app.lab.configuration import Config, cell_of, set_option
 from app.lab.controls import control_by_key, with_defaults
 from app.lab.space import Dimension, Value
 
-CURVES = {"class_path": "app.lab.curves.Curves"}
+CURVES = {"class_path": "app.Curves"}
 # The page needs none of what these options produce, and measuring it costs time.
 NOT_WATCHED = {"observe": False, "probe_every": 0, "trainer.enable_progress_bar": False}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from app.lab.arms import Arm
+from app.lab.directory import write_text
 from app.lab.study import Metric, Study, find_file
-from datamodules.files import replacing
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Checked:
             "choose_by": asdict(self.choose_by),
             "outcome": asdict(self.outcome),
         }
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        write_text(path, json.dumps(data, indent=1))
 
     @classmethod
     def read(cls, path: Path) -> tuple[Checked, str] | None:

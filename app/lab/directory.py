@@ -14,6 +14,7 @@ STUDY/journal.log                 Optuna's queue, unless it is in a database
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -24,7 +25,6 @@ import yaml
 
 from app.lab.configuration import Config
 from app.lab.space import Value
-from datamodules.files import replacing
 
 STUDIES = Path("runs/studies")
 Phase = Literal["tuning", "reporting"]
@@ -104,10 +104,10 @@ class StudyDirectory:
     def plan(self, arm: str, phase: Phase, planned: Planned, config: Config) -> None:
         """Add a run to the plan."""
         if not self.config(planned.run).exists():
-            _write(self.config(planned.run), yaml.safe_dump(config, sort_keys=False))
+            write_text(self.config(planned.run), yaml.safe_dump(config, sort_keys=False))
         path = self.path / "plan" / arm / phase / f"{planned.run}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(asdict(planned), indent=1))
+        write_text(path, json.dumps(asdict(planned), indent=1))
 
     def drop(self, arm: str, phase: Phase, run: str) -> None:
         """Take a run out of the plan; what it left stays."""
@@ -135,7 +135,7 @@ class StudyDirectory:
 
     def end(self, run: str, outcome: Outcome) -> None:
         """Write how a run ended."""
-        _write(self.path / "outcomes" / f"{run}.json", json.dumps(asdict(outcome), indent=1))
+        write_text(self.path / "outcomes" / f"{run}.json", json.dumps(asdict(outcome), indent=1))
 
     def reopen(self, run: str) -> None:
         """Forget how a run ended, and set its run directory aside."""
@@ -167,6 +167,11 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` is the old or the new file at any time.
+
+    :func:`datamodules.files.replacing` does the same, but its package imports torch, which takes a worker seconds.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

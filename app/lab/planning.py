@@ -163,9 +163,14 @@ class Planner:
 
     def sample(self) -> None:
         """Let the TPE sampler choose the next point for the arm that has the fewest."""
-        counts = {arm: len(self.directory.planned(arm.folder, "tuning")) for arm in self.arms if arm.dimensions}
-        arm = min(counts, key=lambda arm: counts[arm], default=None)
-        if arm is not None and counts[arm] < (self.study.trials or 0):
+        counts = [
+            (len(self.directory.planned(arm.folder, "tuning")), place)
+            for place, arm in enumerate(self.arms)
+            if arm.dimensions
+        ]
+        count, place = min(counts, default=(0, -1))
+        if place >= 0 and count < (self.study.trials or 0):
+            arm = self.arms[place]
             self.plan_sampled(arm, self.queue.sample(arm.label, arm.dimensions))
 
     def plan_sampled(self, arm: Arm, ticket: Ticket) -> None:

@@ -48,7 +48,7 @@ class Compared:
 
     Attributes:
         label: Its name in tables.
-        config: Configuration files of its own, used in place of the study's; empty: the study's.
+        config: Configuration files used instead of those of the study; empty: those of the study.
         cell: Name or path of the class; None: the cell of the configuration.
         arguments: Fixed arguments of the cell.
         options: Fixed options of ``fit``.

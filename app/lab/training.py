@@ -1,36 +1,48 @@
-"""One run of a study: ``fit`` in a process of its own, resumed until it has ended."""
+"""One run of a study: ``fit`` in a separate process, resumed until it has ended."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
+from app.commands.main import main
 from app.errors import DivergenceError, LostProcessError
 from app.lab.directory import Outcome, StudyDirectory
 from app.lab.locks import RunLock
+from app.lab.process import SERVER_LOST, Program, start
 
-PROGRAM = (sys.executable, "-m", "app")
-STOPPED = {LostProcessError.status, *(128 + number for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM))}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOPPED = {LostProcessError.status, SERVER_LOST, *(128 + number for number in SIGNALS)}
 STARTS_WITHOUT_PROGRESS = 3  # a run that is killed so often without a new checkpoint would be killed for ever
 POLL = 0.05  # seconds
 PATIENCE = 120  # seconds for a checkpoint after SIGTERM
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class Interrupt:
-    """Remembers the signal that asks this worker to stop, instead of ending it at once."""
+    """Remembers the signal that asks this process to stop, instead of ending it at once, while the block runs.
+
+    Attributes:
+        number: The signal; 0 before there was one.
+    """
 
     def __init__(self) -> None:
         self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._receive)
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: object) -> None:
         self.number = number
@@ -43,7 +55,7 @@ def train(
     metric: str,
     interrupt: Interrupt,
     hopeless: Callable[[list[dict[str, float]]], bool] | None = None,
-    program: Sequence[str] = PROGRAM,
+    program: Program = main,
 ) -> Outcome | None:
     """Train a run until it has ended, resuming it where it was interrupted.
 
@@ -69,20 +81,13 @@ def train(
 
     while not interrupt.number:
         before = _progress(directory.run(run))
-        command = [*program, "fit", *_start_or_resume(directory, run)]
+        arguments = ["fit", *_start_or_resume(directory, run)]
         with log.open("a", encoding="utf-8") as output:
-            output.write(f"\n$ {' '.join(command)}\n")
-            output.flush()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock.descriptor],
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # no threads here
-            )
+            output.write(f"\n$ python -m app {' '.join(arguments)}\n")
+        process = start(arguments, log, lock, program)
         pruned = _wait(process, directory, run, interrupt, hopeless)
-        status = process.returncode
+        status = process.exitcode
+        assert status is not None  # it has ended
         if pruned:
             return outcome("pruned", message="stopped by successive halving")
         if status == 0:
@@ -106,7 +111,7 @@ def _start_or_resume(directory: StudyDirectory, run: str) -> list[str]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes],
+    process: ForkServerProcess,
     directory: StudyDirectory,
     run: str,
     interrupt: Interrupt,
@@ -117,11 +122,9 @@ def _wait(
     pruned = False
     rows = 0
     while True:
-        try:
-            process.wait(POLL)
+        process.join(POLL)
+        if process.exitcode is not None:
             return pruned
-        except subprocess.TimeoutExpired:
-            pass
         if hopeless and asked_at is None:
             curves = directory.curves(run)
             if len(curves) > rows:
@@ -162,8 +165,3 @@ def _last_words(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines[-20:] if line.startswith("error: ")]
     return (errors or lines)[-1].removeprefix("error: ")
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to send SIGTERM to this process when its worker dies, so that it writes a checkpoint and ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from app.commands.main import main
 from app.errors import Stopped
 from app.lab.directory import Phase
 from app.lab.laboratory import Laboratory
 from app.lab.locks import RunLock, try_lock
 from app.lab.planning import REPORTING
+from app.lab.process import Program, preload
 from app.lab.queue import Ticket
-from app.lab.training import PROGRAM, Interrupt, train
+from app.lab.training import Interrupt, train
 
 IDLE = 0.5  # seconds between two looks at the queue while other workers train the last runs
 
 
-def work(laboratory: Laboratory, program: Sequence[str] = PROGRAM) -> None:
+def work(laboratory: Laboratory, program: Program = main) -> None:
     """Train runs until the study is complete, including those that workers left when they died.
 
     Args:
@@ -26,20 +28,18 @@ def work(laboratory: Laboratory, program: Sequence[str] = PROGRAM) -> None:
     Raises:
         Stopped: if a signal asks this worker to stop; its run has a checkpoint then.
     """
-    interrupt = Interrupt()
-    while not interrupt.number:
-        laboratory.planner.advance()
-        job = _next(laboratory)
-        if job is None:
-            if _nothing_is_left(laboratory):
+    if program is main:
+        preload()
+    with Interrupt() as interrupt:
+        while not interrupt.number:
+            laboratory.planner.advance()
+            job = _next(laboratory)
+            if job is not None:
+                _work_on(laboratory, *job, interrupt, program)
+            elif _nothing_is_left(laboratory):
                 return
-            time.sleep(IDLE)
-            continue
-        ticket, lock = job
-        try:
-            _work_on(laboratory, ticket, lock, interrupt, program)
-        finally:
-            lock.release()
+            else:
+                time.sleep(IDLE)
     raise Stopped(interrupt.number, 0)
 
 
@@ -50,9 +50,7 @@ def _nothing_is_left(laboratory: Laboratory) -> bool:
     return laboratory.finished()
 
 
-def _work_on(
-    laboratory: Laboratory, ticket: Ticket, lock: RunLock, interrupt: Interrupt, program: Sequence[str]
-) -> None:
+def _work_on(laboratory: Laboratory, ticket: Ticket, lock: RunLock, interrupt: Interrupt, program: Program) -> None:
     assert ticket.run is not None
     metric = laboratory.choose_by.name
 
@@ -60,10 +58,13 @@ def _work_on(
         return laboratory.queue.should_prune(ticket, [row[metric] for row in curves])
 
     watch = hopeless if laboratory.study.pruning and ticket.queue != REPORTING else None
-    outcome = train(laboratory.directory, ticket.run, lock, metric, interrupt, watch, program)
-    if outcome is not None:
-        laboratory.directory.end(ticket.run, outcome)
-        laboratory.queue.finish(ticket, outcome)
+    try:
+        outcome = train(laboratory.directory, ticket.run, lock, metric, interrupt, watch, program)
+        if outcome is not None:
+            laboratory.directory.end(ticket.run, outcome)
+            laboratory.queue.finish(ticket, outcome)
+    finally:
+        lock.release()
 
 
 def _next(laboratory: Laboratory) -> tuple[Ticket, RunLock] | None:

@@ -34,7 +34,7 @@ def training_flops(task: Task, data: DataModule) -> dict[str, int] | None:
         twin = copy.deepcopy(task).cpu().float()
         seen: dict[str, tuple[int, int, bool]] = {}
         for name, cell in outermost_cells(twin).items():
-            cell.forward = _stand_in(name, cell, seen)  # type: ignore[method-assign]
+            cell.forward = _without_products(name, cell, seen)  # type: ignore[method-assign]
         with torch.enable_grad(), torch.inference_mode(False):
             batch = {name: entry.clone().cpu() for name, entry in batch.items()}
             with FlopCounterMode(display=False) as forward:
@@ -51,8 +51,10 @@ def training_flops(task: Task, data: DataModule) -> dict[str, int] | None:
     return {"forward": round(counts[0] * scale), "backward": round(counts[1] * scale)}
 
 
-def _stand_in(name: str, cell: Cell, seen: dict[str, tuple[int, int, bool]]) -> Callable[..., tuple[Tensor, Any]]:
-    """Return a forward method without matrix products that records the size of its input."""
+def _without_products(
+    name: str, cell: Cell, seen: dict[str, tuple[int, int, bool]]
+) -> Callable[..., tuple[Tensor, Any]]:
+    """Return a forward method that has no matrix products and records the size of its input."""
 
     def forward(x_BTI: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         rows, steps = x_BTI.shape[:2]

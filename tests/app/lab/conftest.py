@@ -1,4 +1,4 @@
-"""Small studies whose runs are trained by a stand-in for ``fit``."""
+"""Small studies whose runs are trained by a fake ``fit``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def open_study(tmp_path: Path) -> Callable[[Path], Laboratory]:
 
 @pytest.fixture
 def start_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen[bytes]]:
-    """Start a worker of a study in a process of its own; its runs are recorded in ``tmp_path / 'times'``."""
+    """Start a worker of a study in a separate process; its runs are recorded in ``tmp_path / 'times'``."""
 
     def start(
         study: Path, *storage: str, environment: Mapping[str, str] = {}, directory: str = "study"

@@ -1,4 +1,4 @@
-"""A stand-in for ``python -m app`` whose ``fit`` takes a moment, so that tests of the queue need no training.
+"""A fake ``python -m app`` whose ``fit`` takes a moment, so that tests of the queue need no training.
 
 It counts epochs, writes a checkpoint after each, and resumes from it. Its "validation loss" is a formula of the
 configuration. The learning rates 0.7, 0.8 and 0.9 make it fail, diverge and lose its checkpoint.
@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import signal
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -21,13 +21,13 @@ EPOCHS = 4
 FAILS, DIVERGES, LOSES_CHECKPOINT = 0.7, 0.8, 0.9
 
 
-def main() -> int:
+def main(options: Sequence[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["fit"])
     parser.add_argument("--config", type=Path)
     parser.add_argument("--run_dir", type=Path)
     parser.add_argument("--resume", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     run = arguments.resume or arguments.run_dir
     config_path = run / "config.yaml"
     if arguments.config:
@@ -60,7 +60,8 @@ def main() -> int:
             return 3
         epoch += 1
         last.write_text(str(epoch))
-        (run / "curves.json").write_text(json.dumps(curves[:epoch]))
+        (run / "curves.tmp").write_text(json.dumps(curves[:epoch]))
+        (run / "curves.tmp").replace(run / "curves.json")
         if rate == LOSES_CHECKPOINT and epoch == 2:
             last.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +76,3 @@ def main() -> int:
     }
     (run / "results.json").write_text(json.dumps(results))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A worker of a study whose ``fit`` is :mod:`fake_fit`: ``fake_worker.py STUDY DIRECTORY [STORAGE]``."""
+"""A worker of a study that runs :mod:`fake_fit` instead of ``fit``: ``fake_worker.py STUDY DIRECTORY [STORAGE]``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from app.lab.laboratory import Laboratory
 from app.lab.reading import read_study
 from app.lab.worker import work
 
-FAKE_FIT = Path(__file__).with_name("fake_fit.py")
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+import fake_fit
 
 
 def main(study: str, directory: str, storage: str | None = None) -> int:
     laboratory = Laboratory(read_study(Path(study)), StudyDirectory(Path(directory)), storage)
     try:
-        work(laboratory, (sys.executable, str(FAKE_FIT)))
+        work(laboratory, fake_fit.main)
     except Stopped as stopped:
         return stopped.status
     return 0

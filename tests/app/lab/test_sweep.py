@@ -1,4 +1,4 @@
-"""Workers, their queue, and what happens when they are killed. ``fit`` is a stand-in that takes a moment."""
+"""Workers, their queue, and what happens when they are killed. A fake ``fit`` takes a moment."""
 
 from __future__ import annotations
 
