@@ -1,9 +1,9 @@
 # syntax=docker/dockerfile:1
 # The image of the program. docs/clusters.md says how to build and run it.
 #
-# The base is Python on Debian, not a CUDA image, because torch's wheels contain CUDA, cuDNN and NCCL. A second copy in the
-# base would add several GB that nothing loads. The host provides the driver. Debian 12 has Python 3.11 too, so a base made
-# of Debian's packages (deploy/build_without_docker.sh) gets the same wheels.
+# The base is Python on Debian, not a CUDA image, because torch's wheels contain CUDA, cuDNN and NCCL. A second copy in
+# the base would add several GB that nothing loads. The host provides the driver. Debian 12 has Python 3.11 too, so a
+# base made of Debian's packages (deploy/build_without_docker.sh) gets the same wheels.
 ARG BASE_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${BASE_IMAGE} AS requirements

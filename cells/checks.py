@@ -205,9 +205,7 @@ def check_dtypes(factory: Factory) -> None:
             )
         y_BTH, last = cell(torch.randn(B, T, I, dtype=dtype))
         found = {leaf.dtype for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()}
-        assert found == {dtype}, (
-            f"outputs and states must have {dtype}, got {', '.join(map(str, sorted(found, key=str)))}"
-        )
+        assert found == {dtype}, f"outputs and states must have {dtype}, got {sorted(map(str, found))}"
 
 
 def check_autocast(factory: Factory) -> None:

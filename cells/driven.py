@@ -110,14 +110,14 @@ class DrivenCell(Core):
             v, state = drive(a, state)
             return v.to(self.weight_ih.dtype), state
 
-    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         if self.drive.commutes_with_weights:
             driven = self.drive_input(self.drive.step, x_BI, state.drive)
             v_BG, drive_state = self.linear(driven.d, driven.weight, driven.bias), driven.state
         else:
             v_BG, drive_state = self.drive_gates(self.drive.step, x_BI, state.drive)
         u_BG = self.linear(state.core.h, weight_GH, self.bias_hh)
-        return v_BG, u_BG, state._replace(drive=drive_state)
+        return v_BG, u_BG, (drive_state,)
 
     def run_library(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         assert self.kernel is not None  # choose_engine checks it

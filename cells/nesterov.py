@@ -84,14 +84,14 @@ class Nesterov(Core):
         k_B = zeros_BG.new_zeros(batch_size, dtype=torch.int64)
         return NesterovState(zeros_BG, zeros_BG.clone(), k_B, self.initial_core_state(zeros_BH))
 
-    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         a_BG = self.linear(x_BI, self.weight_ih, self.bias_ih)
         y_input = self.sign * self.step_size * a_BG
         y_hidden = self.linear(state.core.h, weight_GH, self.bias_hh)
         k_B, c_B = restart_schedule(state.k, self.restart_period, a_BG)
         v_BG = y_input + c_B[:, None] * (y_input - state.y_input)
         u_BG = y_hidden + c_B[:, None] * (y_hidden - state.y_hidden)
-        return v_BG, u_BG, NesterovState(y_input, y_hidden, k_B, state.core)
+        return v_BG, u_BG, (y_input, y_hidden, k_B)
 
     def settled(self, a_G: Tensor) -> Tensor:
         return self.sign * self.step_size * a_G

@@ -1,1 +1,1 @@
-"""Lightning callbacks: checkpoints, exact resume, signals, monitoring."""
+"""Lightning callbacks: checkpoints, exact resume, signals, divergence, monitoring."""

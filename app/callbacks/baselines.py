@@ -1,4 +1,4 @@
-"""What trivial answers reach, beside the curves of training."""
+"""Baselines of the data as horizontal lines in the loss charts of TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CURVES = ("train/loss", "validation/loss")
 
 
 class BaselineCurves(Callback):
-    """A level line in each chart of the loss for each of the data's baselines.
+    """Draws the loss of each baseline of the data as a horizontal line in the loss charts.
 
-    TensorBoard draws the curves of one name in one chart if they come from different folders, so each baseline has a
-    folder of its own, below the run's, by its name.
+    TensorBoard draws curves with the same tag from different folders in one chart. Each baseline is therefore written
+    to a folder with its name below the run's folder.
     """
 
     def __init__(self) -> None:

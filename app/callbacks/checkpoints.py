@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the best one, the last one, and the one before it."""
+"""The checkpoints of a run: ``best.ckpt``, ``last.ckpt`` and ``previous.ckpt``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from datamodules.files import remove_unfinished, replacing
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The best epoch by ``monitor``, and of equal ones the latest, which has been trained for longer.
+    """Saves the best epoch by ``monitor``; of epochs with the same value, the latest.
 
-    Ties are common where a metric counts few examples, and Lightning would keep the first.
+    Ties are common for accuracies on few examples. Lightning would keep the first of the tied epochs.
     """
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -29,7 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
         return trainer.strategy.reduce_boolean_decision(as_good) or super().check_monitor_top_k(trainer, current)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Also where the run directory has been moved: Lightning would forget the best score then."""
+        """Restore the best score even if the run directory was moved; Lightning would discard it."""
         folder = str(self.dirpath)
         paths = {"best_model_path", "kth_best_model_path", "last_model_path"}
         moved = {name: _moved(value, folder) if name in paths else value for name, value in state_dict.items()}
@@ -38,19 +38,19 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """``last.ckpt`` after each epoch, after every so many steps, and where a signal or a limit ends the training.
+    """Saves ``last.ckpt`` after each epoch, every ``every_n_steps`` steps, and when a signal or a limit ends training.
 
-    A run that goes on from it is the undisturbed one. So within an epoch it is written only where an optimiser step has
-    just been taken and no validation follows; what is due elsewhere is written after the next batch where it can be.
-    The file that it replaces becomes ``previous.ckpt``.
+    Resuming from it reproduces the uninterrupted run. Within an epoch it is therefore saved only directly after an
+    optimizer step that no validation follows; otherwise it is saved after the next such step. The file that it replaces
+    becomes ``previous.ckpt``.
 
     Args:
-        run: The run.
-        stop: Says when a signal was sent, and is told when the checkpoint has been written.
-        every_n_steps: Optimiser steps between checkpoints within an epoch; None: none there.
+        run: The run directory.
+        stop: The callback that receives signals. Its ``saved`` is set once the checkpoint of a signal is written.
+        every_n_steps: Number of optimizer steps between checkpoints within an epoch. None: only at the end of epochs.
 
     Attributes:
-        seconds: What the training has taken, of the runs too that were stopped and resumed.
+        seconds: Training time, including the time before the run was stopped and resumed.
     """
 
     def __init__(self, run: RunDirectory, stop: StopOnSignal, every_n_steps: int | None) -> None:
@@ -87,16 +87,16 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_last_batch or self.saved_at != trainer.global_step:  # else a limit has cut the epoch short
+        if trainer.is_last_batch or self.saved_at != trainer.global_step:  # else saved already
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         check_weights(trainer.lightning_module, trainer.global_step)
         if trainer.is_global_zero and self.run.last.exists():
-            with replacing(self.run.previous) as temporary:  # a second name or a copy, so that at no time there is none
+            with replacing(self.run.previous) as temporary:  # a link or copy, so last.ckpt always exists
                 try:
                     os.link(self.run.last, temporary)
-                except OSError:  # not every file system has links
+                except OSError:  # the file system does not support links
                     shutil.copyfile(self.run.last, temporary)
         trainer.save_checkpoint(self.run.last, weights_only=False)
         self.due, self.saved_at = False, trainer.global_step
@@ -104,4 +104,5 @@ class LastCheckpoint(Checkpoint):
 
 
 def _moved(path: str, folder: str) -> str:
-    return os.path.join(folder, os.path.basename(path)) if path else path  # noqa: PTH118, PTH119  # Lightning's text
+    """Return ``path`` in another folder; an empty path stays empty."""
+    return os.path.join(folder, os.path.basename(path)) if path else path  # noqa: PTH118, PTH119  # Lightning stores strings

@@ -1,4 +1,4 @@
-"""What every run of ``fit`` does beside training."""
+"""Callbacks that every run of ``fit`` uses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from app.tasks import Task
 def run_callbacks(
     task: Task, run: RunDirectory, observe: bool, probe_every: int = 0, save_every: int | None = None
 ) -> list[Callback]:
-    """What keeps a run, what may stop it, and what shows it.
+    """Return the callbacks for checkpoints, exact resume, signals, divergence and TensorBoard.
 
     Args:
-        task: What is trained.
-        run: Where the files go.
-        observe: Whether there is anything to see beside curves.
-        probe_every: Optimiser steps between two measurements of the gradients through time; 0: none.
-        save_every: Optimiser steps between checkpoints within an epoch; None: none there.
+        task: The task.
+        run: The run directory.
+        observe: Whether to log gradient norms, throughput, gradients through time and figures.
+        probe_every: Number of optimizer steps between two measurements of gradients through time; 0: none.
+        save_every: Number of optimizer steps between checkpoints within an epoch. None: only at the end of epochs.
     """
     stop = StopOnSignal()
     best = BestCheckpoint(
@@ -42,17 +42,17 @@ def run_callbacks(
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
-    keeping = [RandomStates(), RunningMeans(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
-    showing: list[Callback] = [LearningRateMonitor(), BaselineCurves()]
+    saving = [RandomStates(), RunningMeans(), stop, StopOnDivergence(), best, LastCheckpoint(run, stop, save_every)]
+    logging: list[Callback] = [LearningRateMonitor(), BaselineCurves()]
     if observe and probe_every:
-        showing.append(GradientsThroughTime(probe_every, run.gradients))
+        logging.append(GradientsThroughTime(probe_every, run.gradients))
     if observe:
-        showing.append(Monitor())  # the last: what the others do after a batch is not time spent waiting for data
-    return [*keeping, *showing]
+        logging.append(Monitor())  # last, so that the time of the other callbacks does not count as waiting for data
+    return [*saving, *logging]
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar without the version number, which a run directory does not have."""
+    """Lightning's progress bar without the version number, which run directories do not have."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
@@ -60,11 +60,11 @@ class ProgressBar(TQDMProgressBar):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write the configuration to ``RUN/config.yaml``, and beside it what the data module wants to have there."""
+    """Writes the configuration to ``RUN/config.yaml``, and the files of the data module to the run directory."""
 
     def __init__(self, *args: Any, run: RunDirectory) -> None:
         super().__init__(*args)
-        self.save_to_log_dir = False  # save_config below decides where
+        self.save_to_log_dir = False  # save_config() writes the file instead
         self.run = run
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Numbers that are not finite end a training, and the message says where they arose."""
+"""Divergence: numbers that are not finite stop the training, with a message that says where they occurred."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from app.optim.parameter_groups import parameter_parts
 
 
 class StopOnDivergence(Callback):
-    """Stop before the optimiser's step if a gradient is not finite, so that weights and checkpoints stay good.
+    """Stops the training before an optimizer step with gradients that are not finite. Weights stay valid.
 
-    With 16-bit floats, gradients that overflow are what the scaler of the loss looks for; there the training stops
-    only if the loss itself is not finite. It costs one look at the gradients a step, for which a GPU is waited for.
+    With ``16-mixed``, the gradient scaler handles gradients that overflow, so the training stops only if the loss is
+    not finite. The check reads the gradients once per step and synchronizes the GPU.
+
+    Raises:
+        DivergenceError: With the step and the parts of the model whose gradients are not finite.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,19 +36,19 @@ class StopOnDivergence(Callback):
             return
         broken = sorted({self.parts[name] for name, total in sums.items() if not bool(total.isfinite())})
         others = sorted({self.parts[name] for name in sums} - set(broken))
-        still = f", those of {' and '.join(others)} still are" if others else ""
-        loss = "the loss is" if bool(self.loss.isfinite()) else "the loss, too, is not finite:"
+        still = f"; those of {' and '.join(others)} are" if others else ""
+        loss = "the loss is" if bool(self.loss.isfinite()) else "the loss is not finite:"
         raise DivergenceError(
             f"the gradients of {' and '.join(broken)} are not finite{still} ({_where(trainer)}; {loss} "
-            f"{self.loss.item():.6g}); a lower learning rate or --trainer.gradient_clip_val may help"
+            f"{self.loss.item():.6g}). Try a lower learning rate or --trainer.gradient_clip_val"
         )
 
 
 def check_weights(module: nn.Module, step: int) -> None:
-    """Refuse weights that are not finite.
+    """Check that all weights are finite.
 
     Raises:
-        DivergenceError: with the names of the parameters.
+        DivergenceError: With the names of the parameters that are not.
     """
     broken = [name for name, parameter in module.named_parameters() if not bool(parameter.isfinite().all())]
     if broken:

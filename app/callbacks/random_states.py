@@ -1,4 +1,4 @@
-"""The random generators of every process, in checkpoints."""
+"""States of the random generators of all processes in checkpoints."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ State = dict[str, Any]
 
 
 class RandomStates(Callback):
-    """Dropout and whatever else is drawn goes on in a resumed run as it would have in an undisturbed one.
+    """Saves and restores random states, so that dropout in a resumed run equals that of an uninterrupted one.
 
-    Processes beyond the first start from seeds of their own: they begin with the same weights and seed, and would
-    otherwise drop the same units in different examples.
+    All processes start with the same seed, so that their weights are equal. From the start of the training each process
+    of a rank above 0 uses a different seed; otherwise all would draw the same dropout masks.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class RandomStates(Callback):
 
 
 def _states(device: torch.device) -> State:
-    """The states of this process's generators as plain data."""
+    """Return the states of the generators of this process as plain data."""
     state: Any = np.random.get_state()
     kind, keys, *rest = state
     states = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "torch": torch.get_rng_state()}

@@ -1,4 +1,4 @@
-"""The means over the epoch that is going on, in checkpoints."""
+"""Running means of the current epoch in checkpoints."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ State = dict[str, Any]
 
 
 class RunningMeans(Callback):
-    """The figures of an epoch within which a run was resumed are those of the whole epoch.
+    """Saves and restores the means of the training metrics of an unfinished epoch.
 
-    Lightning would count the batches after the checkpoint only.
+    Without it, Lightning would average only the batches after the checkpoint.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class RunningMeans(Callback):
         self.loaded = checkpoint.get("running_means", [])
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_rank < len(self.loaded):  # only now, after the first batch, does Lightning have these means
+        if trainer.global_rank < len(self.loaded):  # Lightning creates the means in the first batch
             means = dict(epoch_means(trainer))
             for name, (total, weight) in self.loaded[trainer.global_rank].items():
                 device = means[name].value.device
@@ -38,11 +38,11 @@ class RunningMeans(Callback):
 
 
 def _sums(trainer: Trainer) -> State:
-    """Sum and weight of each mean over batches of this epoch, by Lightning's name; none where the epoch is over."""
+    """Return sum and weight of each mean over the batches of this epoch, by name; empty at the end of an epoch."""
     if trainer.is_last_batch:
         return {}
     return {
         name: (metric.value.cpu(), metric.cumulated_batch_size.cpu())
         for name, metric in epoch_means(trainer)
-        if metric.meta.fx != "on_train_epoch_end"  # one figure of the epoch before
+        if metric.meta.fx != "on_train_epoch_end"  # a value of the previous epoch
     }

@@ -1,4 +1,4 @@
-"""Signals end a training after a checkpoint, the same in all processes."""
+"""Signals that stop a training after a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from app.errors import Stopped
 
-SIGNALS = tuple(  # Ctrl-C; what clusters and containers send before they kill; what SLURM is asked to send before that
+SIGNALS = tuple(  # from Ctrl-C; from clusters and containers before they kill; from SLURM with --signal=USR1
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
-ECHO = 2.0  # seconds within which a signal is the same one again: torchrun passes on what the terminal sends to all
+ECHO = 2.0  # seconds in which a second signal counts as the first: torchrun repeats signals of the terminal
 
 
 class StopOnSignal(Callback):
-    """End the training after the present batch if any of its processes has been sent a signal.
+    """Stops the training after the current batch if any process received a signal.
 
-    A signal may reach one process, some, or all. So after each batch they agree whether there was one, and then write
-    the checkpoint together (:class:`app.callbacks.checkpoints.LastCheckpoint`) and leave together. A second signal ends
-    a process at once.
+    A signal may reach any number of the processes. After each batch the processes agree on whether one arrived. They
+    then write the checkpoint (:class:`app.callbacks.checkpoints.LastCheckpoint`) and stop together. A second signal
+    ends a process immediately.
 
     Attributes:
-        requested: The signal that all processes know of, or 0.
-        saved: Whether the checkpoint has been written since.
+        requested: The signal that the processes agreed on, or 0.
+        saved: Whether the checkpoint has been written since then.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class StopOnSignal(Callback):
         self._before: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows no other one to handle signals
+        if threading.current_thread() is threading.main_thread():  # Python requires it
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -68,8 +68,9 @@ class StopOnSignal(Callback):
         name = signal.Signals(number).name
         if not self._received:
             self._received, self._time = number, time.monotonic()
-            # not print: a handler may interrupt one
-            os.write(2, f"\n{name}: a checkpoint will be written after this batch; again ends at once\n".encode())
+            # a signal handler must not call print(), which it may have interrupted
+            message = f"\n{name}: stopping after this batch with a checkpoint; a second signal ends at once\n"
+            os.write(2, message.encode())
         elif time.monotonic() - self._time > ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

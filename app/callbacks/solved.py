@@ -1,4 +1,4 @@
-"""When a task that can be solved was solved."""
+"""The step at which a problem was solved."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from datamodules import DataModule
 
 
 class Solved(Callback):
-    """Keeps the number of optimiser steps after which the validation loss was first below the data's margin.
+    """Records when the validation loss first falls below ``solved_below`` of the data.
 
     Args:
-        stop: Whether the training ends there.
+        stop: Whether to stop the training then.
 
     Attributes:
-        step: That number; None before, and where the data have no margin.
+        step: Number of optimizer steps until then. None if it has not happened, or the data have no ``solved_below``.
     """
 
     def __init__(self, stop: bool) -> None:

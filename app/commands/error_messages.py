@@ -41,9 +41,9 @@ def plain_message(message: str) -> str:
         return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}"
     if option.endswith(".cell") and (refusal := _not_a_cell(value)):
         return refusal
-    nested = re.search(r"Given value: NestedArg\(key='([^']+)'", message)
-    if re.search("Expected a dot import path string", message) and not nested:
-        known = [cls.__name__ for cls in _subclasses_for(option)]
+    known = [cls.__name__ for cls in _subclasses_for(option)]
+    # the parser also expects a path where an argument, such as lr, may be a Tensor
+    if "Expected a dot import path string" in message and (known or "NestedArg" not in message):
         choices = f". Known, closest first: {closest_first(value, known)}" if known else ""
         return f"{option}: there is no class {value!r}{choices}"
     expected = list(

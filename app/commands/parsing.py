@@ -133,7 +133,7 @@ class CommandLine(LightningCLI):
         for config in options.config or []:
             for name in yaml.safe_load(config.read_text()) or {}:
                 if name not in options:  # the parser ignores an unknown name with an empty value
-                    raise UserError(f"--{name} of {config} is unknown. --help lists every option.")
+                    raise UserError(f"--{name} is unknown. It is in {config}. --help lists every option.")
 
     def _parse_ckpt_path(self) -> None:
         """Keep the options of the command line: Lightning would replace them by those of the checkpoint."""

@@ -7,7 +7,16 @@ import traceback
 from app.errors import UserError
 
 # These modules check options, files and devices. An error raised in another module is an error in the program.
-CHECKING = ("pytorch_lightning", "lightning_fabric", "torch.optim", "torch.cuda", "torch.distributed", "tensorboard")
+CHECKING = (
+    "pytorch_lightning",
+    "lightning_fabric",
+    "torch.optim",
+    "torch.cuda",
+    "torch.distributed",
+    "torch.serialization",
+    "torch.export.pt2_archive",
+    "tensorboard",
+)
 PROGRAMMING = (TypeError, AttributeError, LookupError, NameError, AssertionError, NotImplementedError)
 
 

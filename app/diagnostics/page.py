@@ -72,7 +72,7 @@ def _section(cell: str, found: Sequence[Diagnosis]) -> dict[str, Any]:
             (label, [_number(measure(norms["h"])) for norms in profiles.values()])
             for label, measure in (
                 (
-                    "vanishing ratio: mean ||dL/dh_t|| of the first tenth of the steps, relative to the last",
+                    "vanishing ratio: mean ||dL/dh_t||, first tenth of the steps to last",
                     vanishing_ratio,
                 ),
                 ("slope of log10 ||dL/dh_t||, decades per step", slope),

@@ -16,20 +16,17 @@ from app.runs.run_directory import RunDirectory
 from cells.validation import closest_first
 
 CONFIG_FLAGS = ("--config", "-c")
-MAX_ALIASES = 100  # more would let a small file expand to more than fits in memory
+MAX_NODES = 100_000  # a small file with nested aliases can expand to more than fits in memory
 
 
 class _Strict(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML's loader, except that a key given twice and very many aliases are errors."""
+    """YAML's loader, except that a key given twice and aliases that expand to very much are errors."""
 
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self.aliases += 1
-            if self.aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"it has more than {MAX_ALIASES} aliases")
-        return super().compose_node(parent, index)
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if _expanded_size(node, {}) > MAX_NODES:
+            raise yaml.YAMLError(f"its aliases expand to more than {MAX_NODES:,} entries")
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -41,6 +38,16 @@ class _Strict(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
                 seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
+
+
+def _expanded_size(node: Any, sizes: dict[int, int]) -> int:
+    """Return the number of entries in ``node`` with every alias replaced by its target."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # ends the recursion at an alias of an enclosing node
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        entries = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
+        sizes[id(node)] = 1 + sum(_expanded_size(entry, sizes) for entry in entries)
+    return sizes[id(node)]
 
 
 def with_existing_configs(options: Sequence[str]) -> list[str]:

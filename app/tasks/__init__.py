@@ -1,4 +1,4 @@
-"""Tasks: what a cell is trained to do, one LightningModule each."""
+"""Tasks: one LightningModule for each kind of problem that a cell is trained on."""
 
 from app.tasks.base import Task
 from app.tasks.classification import SequenceClassifier

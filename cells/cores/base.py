@@ -27,7 +27,7 @@ class Core(Cell, EngineCell):
     A new core implements :meth:`core_step`, :meth:`initial_core_state` and :meth:`recurrent_weight`, and creates and
     initializes its parameters. :class:`cells.driven.DrivenCell` computes v_t by a drive, and
     :class:`cells.nesterov.Nesterov` by Nesterov's extrapolation; a named cell inherits one of the two and a core, in
-    this order. The state of the cell is a named tuple with the field ``core``, the state of the core, which is a named
+    this order. The state of the cell is a named tuple whose last field, ``core``, is the state of the core, a named
     tuple whose first field is h.
 
     Args:
@@ -74,8 +74,8 @@ class Core(Cell, EngineCell):
         """Compute one step of the core from v and u = U h + b_hh: h_BH and the next state of the core."""
 
     @abstractmethod
-    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Return v_BG, u_BG and the next state of the cell, whose field ``core`` is still the old one."""
+    def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+        """Return v_BG, u_BG, and the fields of the next state before ``core``."""
 
     @abstractmethod
     def run_bptt(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
@@ -98,9 +98,9 @@ class Core(Cell, EngineCell):
 
     def step_with(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, State]:
         """Compute :meth:`step` with U given, which a sequence computes only once."""
-        v_BG, u_BG, state = self.pre_activations(weight_GH, x_BI, state)
+        v_BG, u_BG, others = self.pre_activations(weight_GH, x_BI, state)
         h_BH, core_state = self.core_step(v_BG, u_BG, state.core)
-        return h_BH, state._replace(core=core_state)
+        return h_BH, type(state)(*others, core_state)
 
     def stepper(self) -> Step:
         return partial(self.step_with, self.recurrent_weight())

@@ -70,4 +70,4 @@ def _blocked(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     for n in range(N - 1):
         starts.append(torch.addcmul(v_BNKC[:, n, -1], decay_BNKC[:, n, -1], starts[-1]))
     v_BNKC.addcmul_(decay_BNKC, torch.stack(starts, 1)[:, :, None])
-    return v_BNKC.view(B, N * K, C)[:, :T]
+    return v_BNKC.view(B, N * K, C)[:, :T].clone()  # a view, returned by _LinearScan, gets wrong gradients compiled

@@ -67,4 +67,6 @@ def run_library(
             False,  # bidirectional
             True,  # batch first
         )
-    return y_BTH.to(dtype), tuple(leaf.squeeze(0).to(dtype) for leaf in last)
+    # view instead of squeeze: torch.compile assumes that the last states of torch.lstm have two dimensions
+    last_state = (leaf.view(given.shape).to(dtype, copy=True) for leaf, given in zip(last, state, strict=True))
+    return y_BTH.to(dtype), tuple(last_state)

@@ -37,7 +37,7 @@ class TIMIT(DataModule):
     """Read speech as frames of 129 log powers in dB, one every 16 ms.
 
     The corpus is published by the Linguistic Data Consortium (LDC93S1). NLTK distributes a free sample of 16 speakers.
-    Sound is resampled to 8 kHz. A frame is 10 log10(1e-5 + |X|^2) of 256 samples under a Hann window, every 128
+    Sound is resampled to 8 kHz. A frame is ``10 log10(1e-5 + |X|^2)`` of 256 samples under a Hann window, every 128
     samples, not normalized. The sentences SA1 and SA2, which every speaker reads, are left out.
     ``python -m app prepare timit`` writes the frames to files; otherwise the first use writes them.
 

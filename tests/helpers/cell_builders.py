@@ -79,6 +79,8 @@ def random_cell(build, I, H, **arguments):  # noqa: E741
             cell.modrelu_bias.uniform_(-0.3, 0.3)
             if hasattr(cell, "skew"):
                 cell.skew.normal_(std=0.3)
+            if hasattr(cell, "vectors"):  # a reflection does not depend on the length, but rounding grows as 1 / length
+                cell.vectors.add_(torch.sign(cell.vectors))
         if isinstance(cell, DrivenCell) and isinstance(cell.drive, GatedMomentum):
             cell.drive.weight.normal_()
     return cell
@@ -170,7 +172,7 @@ def compare(cell, x, state, per_tensor=2):
 
 
 def compare_loop(cell, x, state, loop):
-    """:func:`compare` for a cell that is no drive and core, with a loop of its own in numpy.
+    """:func:`compare` for a cell that is no drive and core, with a separate loop in numpy.
 
     ``loop`` gets x, the leaves of the state and a dictionary of the parameters, as arrays, and returns the outputs and
     the leaves of the last state.

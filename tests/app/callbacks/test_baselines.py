@@ -1,4 +1,4 @@
-"""What trivial answers reach stands beside what a run reaches: in the charts, in the table, in the results."""
+"""Baselines in loss charts, the printed table and results.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fit(*options: str) -> int:
 
 
 @pytest.mark.parametrize("curve", ["train/loss", "validation/loss"])
-def test_baselines_stand_beside_the_run(curve, monkeypatch, capsys):
+def test_baselines_are_reported(curve, monkeypatch, capsys):
     monkeypatch.setattr(Digits, "baselines", lambda self: {"equal odds": math.log(10)})
     assert fit() == 0
     events = EventAccumulator("run/tensorboard/equal odds")
@@ -34,7 +34,7 @@ def test_baselines_stand_beside_the_run(curve, monkeypatch, capsys):
     assert "2.3026" in line
 
 
-def test_data_without_baselines_have_none(capsys):
+def test_data_without_baselines_report_none(capsys):
     assert fit() == 0
     assert [path.name for path in Path("run/tensorboard").iterdir() if path.is_dir()] == []
     assert json.loads(Path("run/results.json").read_text())["baselines"] == {}

@@ -1,4 +1,4 @@
-"""What every run does beside training."""
+"""Callbacks that every run of fit uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules import Digits
 
 
 class Scripted(SequenceClassifier):
-    """A classifier whose validation accuracy is given."""
+    """A classifier with scripted validation accuracies."""
 
     accuracies = (0.5, 0.75, 0.75, 0.625)
 
@@ -23,7 +23,7 @@ class Scripted(SequenceClassifier):
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 2), ("min", 0)])
-def test_the_best_checkpoint_is_the_latest_of_equal_epochs(mode, best, tmp_path):
+def test_best_checkpoint_is_the_latest_of_tied_epochs(mode, best, tmp_path):
     task = Scripted(RNN, input_size=1, num_classes=10, hidden_size=2)
     task.mode = mode
     run = RunDirectory(tmp_path)

@@ -1,4 +1,4 @@
-"""Numbers that are not finite end a training before they reach the weights, and the message says where they arose."""
+"""Numbers that are not finite stop the training before they reach the weights, with a message that says where."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "3"]
 
 
 class Breaking(SequenceClassifier):
-    """A classifier in which something becomes infinite in step 7 (epoch 1, batch 2)."""
+    """A classifier with a number that is not finite in step 7 (epoch 1, batch 2)."""
 
     what = "gradient"
 
@@ -33,24 +33,24 @@ class Breaking(SequenceClassifier):
 
 
 @pytest.mark.parametrize(
-    ("what", "sentence"),
+    ("what", "message"),
     [
         (
             "gradient",
-            "the gradients of cell are not finite, those of head still are (step 7, epoch 1, batch 2; the loss is",
+            "the gradients of cell are not finite; those of head are (step 7, epoch 1, batch 2; the loss is",
         ),
         (
             "loss",
-            "gradients of cell and head are not finite (step 7, epoch 1, batch 2; the loss, too, is not finite: nan)",
+            "gradients of cell and head are not finite (step 7, epoch 1, batch 2; the loss is not finite: nan)",
         ),
     ],
 )
-def test_the_step_the_batch_and_the_group_are_named(what, sentence, monkeypatch, capsys):
+def test_message_names_step_batch_and_part(what, message, monkeypatch, capsys):
     monkeypatch.setattr(Breaking, "what", what)
     assert main(["fit", *SMALL, *QUIET, "--model", f"{__name__}.Breaking"]) == 3
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert "the last good checkpoint: run/checkpoints/last.ckpt" in said
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert "The last checkpoint is run/checkpoints/last.ckpt" in stderr
     for name in ("best", "last"):
         kept = torch.load(Path(f"run/checkpoints/{name}.ckpt"), weights_only=True)
         assert kept["global_step"] == 5
@@ -58,7 +58,7 @@ def test_the_step_the_batch_and_the_group_are_named(what, sentence, monkeypatch,
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_finite_are_not_kept(monkeypatch, capsys):
+def test_weights_that_are_not_finite_are_not_saved(monkeypatch, capsys):
     monkeypatch.setattr(Breaking, "what", "weights")
     options = ["--model", f"{__name__}.Breaking", "--save_every", "1", "--trainer.gradient_clip_val", "null"]
     assert main(["fit", *SMALL, *QUIET, *options]) == 3
@@ -66,9 +66,9 @@ def test_weights_that_are_not_finite_are_not_kept(monkeypatch, capsys):
     assert torch.load(Path("run/checkpoints/last.ckpt"), weights_only=True)["global_step"] <= 7
 
 
-def test_an_orthogonal_weight_is_named_by_its_role(monkeypatch, capsys):
+def test_message_names_the_role_of_an_orthogonal_weight(monkeypatch, capsys):
     options = ["--model.cell", "DTRIV", "--model.optimizer", "SGD", "--model.optimizer.lr", "1e30"]
     assert main(["fit", *SMALL, *QUIET, *options]) == 3
-    said = capsys.readouterr().err
-    assert "not finite" in said
-    assert "orthogonal" in said
+    stderr = capsys.readouterr().err
+    assert "not finite" in stderr
+    assert "orthogonal" in stderr

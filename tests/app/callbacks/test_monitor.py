@@ -1,11 +1,10 @@
-"""What TensorBoard shows beside loss and accuracy."""
+"""Gradient norms, throughput and figures in TensorBoard."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -15,11 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.callbacks.monitor import SHOWINGS, Monitor
 from app.commands.main import main
-from app.plots.figures import COLUMNS, RIGHT, WRONG, as_array, confusion_figure, examples_figure
+from app.plots.figures import confusion_figure
 from app.plots.tensorboard import Board, RunLogger
 from app.tasks import SequenceClassifier
 from cells import DTRIV, RNN
-from datamodules import MNIST, Digits
+from datamodules import Digits
 
 THROUGHPUT = ("sequences_per_second", "seconds_per_step", "share_waiting_for_data", "peak_memory_MiB")
 
@@ -30,52 +29,8 @@ def events(folder: Path) -> EventAccumulator:
     return found
 
 
-def test_confusion_picture_is_the_darker_the_larger_the_share():
-    counts = torch.tensor([[8, 0, 0], [5, 5, 0], [0, 0, 0]])
-    ((axes,),) = (confusion_figure(counts).axes,)
-    assert axes.images[0].get_array().tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 0, 0]]
-    written = {(text.get_position()[::-1], text.get_text(), text.get_color()) for text in axes.texts}
-    assert written == {((0, 0), "8", "white"), ((1, 0), "5", "black"), ((1, 1), "5", "black")}
-    light, dark = (axes.images[0].cmap(share)[0] for share in (0.0, 1.0))
-    assert light > dark
-
-
-def test_examples_picture_marks_what_was_taken_for_another():
-    images = torch.zeros(COLUMNS + 1, 4, 4)
-    images[0] = 1
-    figure = examples_figure(images, [3] * (COLUMNS + 1), [3] * COLUMNS + [5])
-    (axes,) = figure.axes
-    shown = np.stack([image.get_array() for image in axes.images])
-    assert (shown == images.numpy()).all()
-    assert [text.get_text() for text in axes.texts] == ["3"] * COLUMNS + ["3 read as 5"]
-    assert [text.get_color() for text in axes.texts] == [RIGHT] * COLUMNS + [WRONG]
-    lefts, _, bottoms, _ = zip(*(image.get_extent() for image in axes.images), strict=True)
-    assert list(lefts[:COLUMNS]) == sorted(set(lefts))
-    assert lefts[COLUMNS] == lefts[0]
-    assert bottoms[COLUMNS] == 2 * bottoms[0]
-
-
-def test_pixels_of_a_figure():
-    before = dict(matplotlib.rcParams)
-    pixels = as_array(confusion_figure(torch.tensor([[1, 0], [0, 1]])))
-    assert before == dict(matplotlib.rcParams)
-    assert pixels.dtype == np.uint8
-    assert pixels.shape == (172, 172, 3)
-    assert (pixels[0] == 255).all()
-    assert pixels.min() < 100
-
-
-@pytest.mark.parametrize("options", [{}, {"permutation": 92916}, {"layout": "rows", "downsample": 2}])
-def test_images_are_what_the_file_holds_in_any_order(options, small_mnist):
-    data, plain = MNIST(**options), MNIST(downsample=options.get("downsample", 1))
-    data.setup()
-    plain.setup()
-    expected = plain.test.tensors["inputs"][:3].flatten(1)
-    assert torch.equal(data.images(data.test.tensors["inputs"][:3]).flatten(1), expected)
-
-
 class Watch(Callback):
-    """The gradients that Observe saw, and the predictions of the last validation."""
+    """Records gradient norms, and the correct predictions of the last validation."""
 
     def __init__(self):
         self.norms, self.right = [], 0
@@ -91,7 +46,7 @@ class Watch(Callback):
 
 
 def train(*callbacks: Callback, epochs: int) -> SequenceClassifier:
-    """A task after a training that wrote its events to the folder ``events``."""
+    """Train a task that writes its events to the folder ``events``, and return it."""
     task = SequenceClassifier(partial(DTRIV, rebase_every=1), input_size=1, num_classes=10, hidden_size=6)
     trainer = Trainer(
         logger=RunLogger(".", name="", version="events"),
@@ -142,7 +97,7 @@ def test_throughput_confusion_and_examples(observed):
 
 
 def test_time_and_memory(monkeypatch):
-    """Data that take 0.05 s a batch, steps that take 0.1 s, a validation of 0.2 s in the middle of the epoch."""
+    """Batches take 0.05 s, optimizer steps 0.1 s, and a validation in the middle of the epoch 0.2 s."""
     now = [0.0]
     monkeypatch.setattr("app.callbacks.monitor.time.monotonic", lambda: now[0])
 
@@ -171,14 +126,14 @@ def test_time_and_memory(monkeypatch):
     trainer.fit(task, Slow())
     found = events(Path("events"))
     value = {name: found.Scalars(f"watch_throughput/{name}")[0].value for name in THROUGHPUT}
-    assert value["seconds_per_step"] == pytest.approx(0.15, rel=0.2)  # the loader reads one batch ahead
+    assert value["seconds_per_step"] == pytest.approx(0.15, rel=0.2)  # the loader prefetches one batch
     assert value["share_waiting_for_data"] == pytest.approx(1 / 3, rel=0.2)
     assert value["sequences_per_second"] == pytest.approx(64 / 0.15, rel=0.2)
     assert value["peak_memory_MiB"] * 2**20 > 1e8
 
 
 def list_like(batches, length):
-    """A loader made of a generator."""
+    """Return a loader that iterates over a generator."""
 
     class Loader:
         def __iter__(self):
@@ -190,7 +145,7 @@ def list_like(batches, length):
     return Loader()
 
 
-def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(monkeypatch):
+def test_number_of_figures_is_limited_and_includes_the_last_validation(monkeypatch):
     shown = []
     monkeypatch.setattr(SequenceClassifier, "show_batch", lambda *_: None)
     monkeypatch.setattr(SequenceClassifier, "show_epoch", lambda task, board: shown.append(board.step // 3))
@@ -198,7 +153,7 @@ def test_pictures_are_no_more_than_tensorboard_keeps_and_the_last_is_among_them(
     assert shown == [*range(2, 2 * SHOWINGS - 1, 2), 2 * SHOWINGS - 1]
 
 
-def test_what_a_task_shows_stands_at_the_step_of_the_run():
+def test_board_shows_everything_at_the_current_step():
     samples = torch.linspace(-1, 1, 100)
 
     class Show(Callback):
@@ -221,7 +176,7 @@ def test_what_a_task_shows_stands_at_the_step_of_the_run():
     assert found.Tensors("watch_words/text_summary")[-1].tensor_proto.string_val[0] == b"some **words**"
 
 
-def test_without_tensorboard_nothing_is_shown():
+def test_without_tensorboard_figures_are_not_rendered():
     board = Board(Trainer(logger=False, barebones=True))
     assert not board.enabled
     board.figure("picture", confusion_figure(torch.eye(2)))
@@ -229,7 +184,7 @@ def test_without_tensorboard_nothing_is_shown():
 
 
 @pytest.mark.parametrize("observe", ["true", "false"])
-def test_one_argument_switches_it_off(observe):
+def test_observe_false_switches_everything_off(observe):
     options = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--model.hidden_size", "4"]
     assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run", "--observe", observe]) == 0
     tags = events(Path("run/tensorboard")).Tags()

@@ -1,4 +1,4 @@
-"""Whether a task was solved, when, and that a run can end there."""
+"""Recording when a problem is solved, and stopping then."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def results() -> dict:
 
 
 def validation_losses() -> list[tuple[int, float]]:
-    """(optimiser steps, loss) of each validation during training."""
+    """Return (optimizer steps, loss) of each validation during training."""
     events = EventAccumulator("run/tensorboard")
     events.Reload()
-    *training, _ = events.Scalars("validation/loss")  # the last is that of the best checkpoint, measured at the end
+    *training, _ = events.Scalars("validation/loss")  # the last one is the final evaluation
     return [(event.step + 1, event.value) for event in training]  # Lightning counts from 0
 
 
-def test_first_step_below_the_margin(capsys):
+def test_records_the_first_step_below_the_margin(capsys):
     assert main(["fit", *OPTIONS]) == 0
     below = [step for step, loss in validation_losses() if loss < 0.01]
-    assert 10 < below[0] < 120  # neither at once nor at the end
+    assert 10 < below[0] < 120  # during the training
     found = results()
     assert found["solved"] is (found["test"]["loss"] < 0.01)
     assert found["solved_below"] == 0.01
@@ -42,7 +42,7 @@ def test_first_step_below_the_margin(capsys):
     assert found["epochs"] == 12
 
 
-def test_a_run_can_end_when_solved():
+def test_run_stops_when_solved():
     assert main(["fit", *OPTIONS, "--stop_when_solved", "true"]) == 0
     losses = validation_losses()
     assert [loss < 0.01 for _, loss in losses] == [False] * (len(losses) - 1) + [True]
@@ -57,16 +57,16 @@ def test_not_solved(monkeypatch, capsys):
     assert "not solved: the test loss is " in capsys.readouterr().out
 
 
-def test_data_without_a_margin_are_neither(trained):
+def test_data_without_a_margin_report_nothing(trained):
     assert not {"solved", "solved_below", "solved_at_step"} & json.loads((trained / "results.json").read_text()).keys()
 
 
-def test_the_step_is_kept_in_the_checkpoint():
+def test_checkpoint_holds_the_step():
     assert main(["fit", *OPTIONS, "--stop_when_solved", "true"]) == 0
     checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["callbacks"]["Solved"] == {"step": results()["solved_at_step"]}
 
 
-def test_data_without_a_margin_cannot_end_a_run(capsys):
+def test_stop_when_solved_needs_a_margin(capsys):
     assert main(["fit", "--config", QUICKSTART, "--run_dir", "run", "--stop_when_solved", "true"]) == 2
     assert "stop_when_solved is true, but Digits has no margin for it" in capsys.readouterr().err

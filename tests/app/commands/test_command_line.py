@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line: options, files and messages."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_run_directory_contains_all_files_of_the_run(trained):
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_default_run_directory_carries_the_name_of_the_configuration():
+def test_default_run_directory_names_configuration_cell_and_seed():
     assert main(["fit", "--config", QUICKSTART, *SMALL]) == 0
     (run,) = Path("runs/quickstart").iterdir()
     assert re.fullmatch(r"MomentumLSTM-seed0-[\d_-]+", run.name)
@@ -151,8 +151,8 @@ def test_own_cell_by_its_dotted_path():
         (["--config", "absent.yaml"], "config 'absent.yaml' does not exist"),
         (["--config", "broken.yaml"], "config 'broken.yaml' is not readable YAML"),
         (["--config", "binary.yaml"], "config 'binary.yaml' is not readable YAML"),
-        (["--config", "mistyped.yaml"], "--modle of mistyped"),
-        (["--config", "mistyped-empty.yaml"], "--modle of mistyped"),
+        (["--config", "mistyped.yaml"], "--modle is unknown"),
+        (["--config", "mistyped-empty.yaml"], "--modle is unknown"),
         (["--ckpt_path", "absent.ckpt"], "fit accepts --ckpt_path ('absent.ckpt') only with --resume RUN"),
     ],
 )

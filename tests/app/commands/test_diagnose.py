@@ -1,4 +1,4 @@
-"""The page about trained models."""
+"""The report on trained models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOID = {"meta", "link", "img", "br"}
 
 
 class Checker(HTMLParser):
-    """Tags that do not match, and everything that a browser would load."""
+    """A parser that collects tags that do not match and everything that a browser would load."""
 
     def __init__(self):
         super().__init__()

@@ -13,7 +13,7 @@ from app.tasks import SequenceClassifier
 
 
 @pytest.mark.parametrize("name", ["MomentumRNN", "RMSPropLSTM", "DTRIV", "NesterovGRU"])
-def test_the_number_of_rows_stays_free(name):
+def test_number_of_rows_is_dynamic(name):
     model = SequenceClassifier(cells.find_cell(name), input_size=2, num_classes=3, hidden_size=4)
     write_program(model, torch.rand(2, 5, 2), Path("model.pt2"))
     program = torch.export.load("model.pt2").module()

@@ -1,4 +1,4 @@
-"""A language model from the command line: trained, measured, asked for a text and for the words of another."""
+"""Language models from the command line: training, evaluation, generation, prediction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generated(run: Path, capsys, *options: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_run_has_its_vocabulary_and_its_baselines(run):
+def test_run_has_its_vocabulary_and_its_baselines(run):
     words = (run / "vocabulary.txt").read_text().split()
     results = json.loads((run / "results.json").read_text())
     assert "<eos>" in words
@@ -44,7 +44,7 @@ def test_a_run_has_its_vocabulary_and_its_baselines(run):
     assert results["monitor"] == "validation/perplexity"
 
 
-def test_a_text_is_continued(run, capsys):
+def test_text_is_continued(run, capsys):
     words = set((run / "vocabulary.txt").read_text().split()) - {"<eos>"}
     text = generated(run, capsys, "--prompt", "the cat", "--length", "60")
     assert text.startswith("the cat ")
@@ -59,7 +59,7 @@ def test_without_a_prompt_a_line_begins(run, capsys):
     assert set(generated(run, capsys, "--length", "50").split()) <= words
 
 
-def test_words_are_drawn_with_their_probabilities():
+def test_words_are_sampled_with_their_probabilities():
     torch.manual_seed(0)
     task = LanguageModel(LSTM, vocabulary_size=5, embedding_size=4, hidden_sizes=[4]).eval()
     with torch.no_grad():
@@ -89,13 +89,13 @@ def test_words_are_drawn_with_their_probabilities():
         (["--top_k", "few"], "--top_k must be"),
     ],
 )
-def test_a_mistake_gives_a_message(options, message, run, capsys):
+def test_invalid_option_gives_one_line(options, message, run, capsys):
     status = main(["generate", "--ckpt_path", str(run / "checkpoints/best.ckpt"), *options])
     assert status == (0 if message is None else 2)  # this vocabulary has <unk>
     assert message is None or message in capsys.readouterr().err
 
 
-def test_an_unknown_word_of_the_prompt_is_refused_with_the_closest(run, capsys):
+def test_unknown_word_of_the_prompt_is_refused_with_the_closest(run, capsys):
     own = Path("run")
     shutil.copytree(run, own)
     words = (own / "vocabulary.txt").read_text()
@@ -107,7 +107,7 @@ def test_an_unknown_word_of_the_prompt_is_refused_with_the_closest(run, capsys):
     assert "the vocabulary run/vocabulary.txt cannot be read" in capsys.readouterr().err
 
 
-def test_a_classifier_generates_nothing(trained, capsys):
+def test_checkpoint_of_a_classifier_is_refused(trained, capsys):
     assert main(["generate", "--ckpt_path", str(trained / "checkpoints/best.ckpt")]) == 2
     assert "must be a checkpoint of a language model" in capsys.readouterr().err
 
@@ -136,7 +136,7 @@ def test_predict_writes_the_words_of_a_text(run, capsys):
     assert f"perplexity {math.exp(loss):.2f}" in capsys.readouterr().out
 
 
-def test_validate_gives_the_figures_of_the_run(run, capsys):
+def test_evaluation_gives_the_metrics_of_the_run(run, capsys):
     capsys.readouterr()
     assert main(["test", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("test"))
@@ -144,7 +144,7 @@ def test_validate_gives_the_figures_of_the_run(run, capsys):
     assert [float(value) for value in row.split()[1:]] == pytest.approx(list(expected.values()), abs=1e-3)
 
 
-def test_a_language_model_is_not_exported(run, capsys):
+def test_language_model_is_not_exported(run, capsys):
     assert main(["export", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--output", "model.pt2"]) == 2
     assert "LanguageModel reads words; only models of numeric sequences can be exported" in capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_a_language_model_is_not_exported(run, capsys):
 def test_tensorboard_shows_a_text(run):
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    shown = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("sample/text_summary")]
+    shown = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("watch_sample/text_summary")]
     words = set((run / "vocabulary.txt").read_text().split()) - {"<eos>"}
     assert len(shown) >= 3
     assert set(" ".join(shown).split()) <= words

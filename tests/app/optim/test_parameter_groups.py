@@ -1,4 +1,4 @@
-"""Optimisers by role: one object that does what several would do, and resumes as if nothing had been."""
+"""Optimizers by parameter role: steps, schedules, clipping and resume of the joint optimizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OTHERS, ORTHOGONAL = partial(Adam, lr=1e-2), partial(RMSprop, lr=1e-3, alpha=0.9
 
 
 class DigitsInOrder(Digits):
-    """Batches that do not depend on what was drawn before."""
+    """Digits in a fixed order."""
 
     def train_dataloader(self):
         return self._loader(self.train)
@@ -45,8 +45,8 @@ def trained(task, epochs, ckpt_path=None, **options) -> Trainer:
     return trainer
 
 
-def test_each_parameter_is_stepped_by_the_optimiser_of_its_role():
-    """Against two separate optimisers on the same gradients."""
+def test_each_parameter_uses_the_optimizer_of_its_role():
+    """Compared with two separate optimizers on the same gradients."""
     joint, apart = classifier(), classifier()
     optimizer = optimizer_by_role(joint, OTHERS, ORTHOGONAL)
     separate = [OTHERS([p for n, p in apart.named_parameters() if n != "cell.skew"]), ORTHOGONAL([apart.cell.skew])]
@@ -63,7 +63,7 @@ def test_each_parameter_is_stepped_by_the_optimiser_of_its_role():
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_resumed_run_is_the_undisturbed_one(precision, tmp_path):
+def test_resumed_run_is_bitwise_identical(precision, tmp_path):
     whole, resumed = classifier(), classifier()
     trained(whole, 4, precision=precision)
     trained(resumed, 2, precision=precision).save_checkpoint(tmp_path / "half.ckpt")
@@ -73,7 +73,7 @@ def test_a_resumed_run_is_the_undisturbed_one(precision, tmp_path):
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
-def test_lightning_clips_all_groups_together_and_counts_a_step_once():
+def test_lightning_clips_all_groups_together_and_counts_one_step():
     norms = []
 
     class Watch(Callback):
@@ -114,7 +114,7 @@ def test_closure_is_called_once():
     assert (weight.item(), other.item()) == (pytest.approx(0.9), pytest.approx(0.8))
 
 
-def test_without_orthogonal_parameters_or_optimiser_there_is_one_optimiser():
+def test_one_optimizer_without_orthogonal_parameters_or_optimizer():
     task = SequenceClassifier(LSTM, input_size=1, num_classes=10, hidden_size=6)
     assert type(optimizer_by_role(task, OTHERS, ORTHOGONAL)) is Adam
     assert type(optimizer_by_role(classifier(), OTHERS, None)) is Adam

@@ -1,4 +1,4 @@
-"""Several processes train, measure and predict what one does."""
+"""Training, evaluation and prediction with several processes, compared with one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.stra
 
 
 class OddDigits(Digits):
-    """The digits with 177 validation and 359 test images, which two processes cannot share evenly."""
+    """The digits with 177 validation and 359 test images: odd numbers, for two processes."""
 
     def setup(self, stage=None):
         super().setup(stage)
@@ -44,7 +44,7 @@ class OddDigits(Digits):
 
 
 class Letters(DataModule):
-    """Padded sequences of numbers, a label at each step; odd numbers of them to validate and to test."""
+    """Padded sequences with a label at each step; odd numbers of validation and test sequences."""
 
     input_size, num_classes = 1, 3
 
@@ -89,7 +89,7 @@ TASKS = {  # what is trained on what, and the batch size of each of two processe
 
 
 class Report(Callback):
-    """Writes the figures of each validation and test to a file."""
+    """A callback that writes the metrics of each validation and test to a file."""
 
     def write(self, trainer, pl_module) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
@@ -101,7 +101,7 @@ class Report(Callback):
 
 
 def train(name: str, processes: int, folder: Path) -> tuple[list[list[float]], list[dict[str, float]]]:
-    """(losses of each process, figures) of two epochs of at most four batches in float64, and of a test."""
+    """Train two epochs of at most four batches in float64, and test. Return all losses and metrics."""
     torch.manual_seed(0)
     make_task, make_data, batch_size = TASKS[name]
     task = make_task()
@@ -182,7 +182,7 @@ def run(*command: str, within: float = 240, **environment: str) -> subprocess.Co
 
 
 @pytest.mark.slow
-def test_two_processes_leave_one_run_that_one_process_measures_and_predicts_alike():
+def test_run_of_two_processes_is_evaluated_by_one_with_the_same_metrics():
     options = [*SMALL, "--trainer.max_epochs", "2", "--run_dir", "run", "--data.batch_size", "32"]
     assert run(*app("fit", *options, *TWO)).returncode == 0
     assert {path.name for path in Path("run").iterdir()} == {
@@ -215,7 +215,7 @@ def test_two_processes_leave_one_run_that_one_process_measures_and_predicts_alik
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_dies_ends_the_other_in_bounded_time_with_a_message(rank):
+def test_process_that_dies_ends_the_other_in_bounded_time_with_a_message(rank):
     options = [
         *SMALL,
         "--trainer.max_epochs",
@@ -240,7 +240,7 @@ def test_a_process_that_dies_ends_the_other_in_bounded_time_with_a_message(rank)
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["one", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_signal_to_one_process_or_to_all_stops_both_after_a_checkpoint(number, to):
+def test_signal_to_one_process_or_to_all_stops_both_after_a_checkpoint(number, to):
     options = [
         *SMALL,
         "--trainer.max_epochs",

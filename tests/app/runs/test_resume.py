@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as the undisturbed one; what cannot be gone on with is refused."""
+"""Resumed runs are bitwise identical to uninterrupted ones; what contradicts the run is refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.stra
 
 @pytest.fixture
 def places(small_timit, trained_language_model) -> dict[str, str]:
-    """What stands in CASES for the folders of small data."""
+    """Return the directories that replace the placeholders in CASES."""
     return {"FEATURES": str(small_timit / "features"), "CORPUS": str(trained_language_model.parent / "data")}
 
 
@@ -66,7 +66,7 @@ def options_of(case: str, places: dict[str, str]) -> list[str]:
 
 
 def fit_apart(*options: str, record: str = "losses", signal_at: str = "0,-1,-1") -> int:
-    """The exit status of ``fit`` in a process of its own, which may die."""
+    """Return the exit status of ``fit`` in a separate process, which may be killed."""
 
     def work() -> None:
         os.environ |= {"RECORD": record, "SIGNAL_AT": signal_at}
@@ -79,14 +79,14 @@ def fit_apart(*options: str, record: str = "losses", signal_at: str = "0,-1,-1")
 
 
 def start(*options: str, record: str = "losses", signal_at: str = "0,-1,-1") -> subprocess.Popen:
-    """``python -m app fit`` as a process, or two with TWO."""
+    """Start ``python -m app fit`` as a process; with TWO, as two."""
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RECORD": record, "SIGNAL_AT": signal_at}
     command = [sys.executable, "-m", "app", "fit", *options]
     return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: subprocess.Popen, within: float = 600) -> tuple[int, str]:
-    """Exit status and standard error of a process that ends within so many seconds."""
+    """Return exit status and standard error of a process that ends within ``within`` seconds."""
     try:
         return process.wait(within), process.stderr.read()
     finally:
@@ -94,7 +94,7 @@ def ended(process: subprocess.Popen, within: float = 600) -> tuple[int, str]:
 
 
 def assert_equal_runs(first: str, second: str) -> None:
-    """Equal weights, optimisers, schedules, positions and results."""
+    """Check that weights, optimizers, schedules, positions in the data and results are equal."""
     left, right = (read_checkpoint(Path(run, "checkpoints/last.ckpt")) for run in (first, second))
     for state in (left, right):
         state.pop("callbacks")  # paths and seconds
@@ -134,7 +134,7 @@ def curve(run: str, name: str) -> list[tuple[int, float]]:
     "case", [FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != FAST)]
 )
 def test_killed_run_resumes_bitwise_identical(case, places):
-    """Killed within an epoch, twice; the second time before the next checkpoint."""
+    """The run is killed twice within an epoch, the second time before the next checkpoint."""
     assert fit_apart(*options_of(case, places), *SHORT, "--run_dir", "whole", record="whole-losses") == 0
     steps = len(losses("whole-losses"))
     killed_at = random.Random(case).randrange(steps // 3 + 1, steps)
@@ -152,7 +152,7 @@ def test_killed_run_resumes_bitwise_identical(case, places):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", CASES)
 def test_run_killed_at_any_time_resumes_bitwise_identical(case, places):
-    """Killed again and again, within half a second after it has taken a step, whatever it is doing."""
+    """The run is killed repeatedly, each time within half a second after a step."""
     assert ended(start(*options_of(case, places), *SHORT, "--run_dir", "whole", record="whole-losses"))[0] == 0
     options, times, log = [*options_of(case, places), *SHORT, "--run_dir", "run"], random.Random(case), Path("losses-0")
     for _ in range(6):
@@ -196,7 +196,7 @@ def test_two_killed_processes_resume_bitwise_identical(case, places):
     ],
     ids=lambda number: number.name,
 )
-def test_a_signal_stops_after_a_checkpoint(number, capfd):
+def test_signal_stops_after_a_checkpoint(number, capfd):
     options = [*DIGITS, *SHORT]
     assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
     assert fit_apart(*options, "--run_dir", "run", signal_at=f"{number},7,0") == 128 + number
@@ -209,7 +209,7 @@ def test_a_signal_stops_after_a_checkpoint(number, capfd):
 
 
 @pytest.mark.slow
-def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_its_end():
+def test_signal_in_the_last_batch_of_an_epoch_waits_for_its_end():
     assert fit_apart(*DIGITS, *SHORT, "--run_dir", "run", signal_at=f"{signal.SIGTERM},4,0") == 128 + signal.SIGTERM
     assert read_checkpoint(Path("run/checkpoints/last.ckpt"))["Digits"]["epoch"] == 1
     assert curve("run", "validation/loss")
@@ -217,12 +217,12 @@ def test_a_signal_in_the_last_batch_of_an_epoch_waits_for_its_end():
 
 @pytest.fixture
 def stopped(trained) -> Path:
-    """A copy of a whole run, as if it had been stopped after its last epoch."""
+    """A copy of a finished run, which can be resumed like one stopped after its last epoch."""
     shutil.copytree(trained, "stopped")
     return Path("stopped")
 
 
-def test_the_limits_may_change_and_the_directory_may_move(stopped):
+def test_limits_may_change_and_directory_may_move(stopped):
     best = stopped / "checkpoints/best.ckpt"
     shutil.copytree(stopped, "other")
     config = yaml.safe_load((stopped / "config.yaml").read_text())
@@ -269,7 +269,7 @@ def test_options_that_contradict_the_run_are_refused(options, message, trained, 
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_another_number_of_processes_is_refused_by_name(stopped, capsys):
+def test_another_number_of_processes_is_refused(stopped, capsys):
     checkpoint = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
     checkpoint["Digits"]["processes"] = 2
     torch.save(checkpoint, stopped / "checkpoints/last.ckpt")
@@ -310,13 +310,13 @@ def test_damaged_last_checkpoint_is_detected_and_another_one_offered(damage, sto
 
 
 class Code:
-    """What a pickle could hold in place of data."""
+    """An object whose unpickling runs a function."""
 
     def __reduce__(self):
         return os.mkdir, ("made_by_a_checkpoint",)
 
 
-def test_a_checkpoint_cannot_run_code(stopped, capsys):
+def test_checkpoint_cannot_run_code(stopped, capsys):
     checkpoint = torch.load(stopped / "checkpoints/last.ckpt", weights_only=True)
     torch.save({**checkpoint, "code": Code()}, stopped / "checkpoints/last.ckpt")
     for command in (["fit", "--resume", "stopped"], ["test", "--ckpt_path", "stopped/checkpoints/last.ckpt"]):
@@ -333,7 +333,7 @@ def test_message_if_every_checkpoint_is_damaged(stopped, capsys):
 
 
 def test_every_flipped_bit_that_matters_is_detected(trained):
-    """A flipped bit is refused, or lies where torch.save has only filled up, and what is read is the same."""
+    """A flipped bit is refused, or it lies in the padding of the file and the contents are equal."""
     path = Path("flipped.ckpt")
     whole = (trained / "checkpoints/best.ckpt").read_bytes()
     path.write_bytes(whole)
@@ -353,7 +353,7 @@ def test_every_flipped_bit_that_matters_is_detected(trained):
 
 @pytest.mark.slow
 def test_raised_limit_resumes_within_the_epoch():
-    """Seven steps, then up to twelve, and twelve at once: the rest of the second epoch is not left out."""
+    """Seven steps, resumed up to twelve, equal twelve at once: the rest of the second epoch is not skipped."""
     options = [*DIGITS, *SHORT, "--model.lr_schedule", "constant", "--trainer.max_epochs", "-1"]
     assert fit_apart(*options, "--run_dir", "whole", "--trainer.max_steps", "12", record="whole-losses") == 0
     assert fit_apart(*options, "--run_dir", "run", "--trainer.max_steps", "7") == 0
@@ -365,7 +365,7 @@ def test_raised_limit_resumes_within_the_epoch():
 
 @pytest.mark.slow
 def test_full_disk_gives_one_line_and_loses_nothing(capfd):
-    """A limit on the size of files, below that of a checkpoint, from the second epoch on."""
+    """From the second epoch on, the limit on the size of files is below that of a checkpoint."""
     options = [*DIGITS, *SHORT, "--model.cell", "LSTM", "--model.hidden_size", "32"]
     assert fit_apart(*options, "--run_dir", "whole", record="whole-losses") == 0
     assert fit_apart(*options, "--run_dir", "run", signal_at=f"{signal.SIGTERM},6,0") == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Frame classification and sequence regression: what they compute, on data with padding and without."""
+"""Frame classification and sequence regression on data with and without padding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL_ADDING = {"steps": 6, "batch_size": 4, "train_size": 8}
 def logged_by(
     task: FrameClassifier | SequenceRegressor, batch: dict[str, torch.Tensor]
 ) -> dict[str, tuple[int, float]]:
-    """(weight, value) of each metric of one validation batch."""
+    """Return (weight, value) of each metric of one validation batch."""
     found = {}
     task.log_part = lambda part, weight, **metrics: found.update(
         {f"{part}/{name}": (weight, value.item()) for name, value in metrics.items()}
@@ -46,7 +46,7 @@ def padded_frames() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("entries", [(), ("lengths",), ("scored",), ("lengths", "scored")], ids=str)
-def test_loss_of_all_frames_and_accuracy_of_the_scored_ones(entries):
+def test_loss_is_over_all_frames_and_accuracy_over_scored_ones(entries):
     task = FrameClassifier(LSTM, input_size=2, num_classes=4, hidden_size=5)
     batch = padded_frames()
     batch = {name: batch[name] for name in ("inputs", "targets", *entries)}
@@ -66,7 +66,7 @@ def test_loss_of_all_frames_and_accuracy_of_the_scored_ones(entries):
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([6, 2, 4])])
-def test_squared_error_at_the_last_step(lengths):
+def test_loss_is_the_squared_error_at_the_last_step(lengths):
     task = SequenceRegressor(LSTM, input_size=2, target_size=3, hidden_size=5)
     batch = {"inputs": torch.randn(3, 6, 2), "targets": torch.randn(3, 3)}
     batch |= {} if lengths is None else {"lengths": lengths}
@@ -82,7 +82,7 @@ def test_squared_error_at_the_last_step(lengths):
     [(FrameClassifier, Copying(**SMALL_COPYING)), (SequenceRegressor, Adding(**SMALL_ADDING))],
     ids=["copying", "adding"],
 )
-def test_a_task_is_rebuilt_from_its_checkpoint(make, data, tmp_path):
+def test_checkpoint_rebuilds_the_task(make, data, tmp_path):
     sizes = {name: getattr(data, name) for name in ("input_size", "num_classes", "target_size") if hasattr(data, name)}
     task = make(partial(DTRIV, rebase_every=1), hidden_size=5, **sizes)
     trainer = Trainer(**QUIET, max_epochs=1, limit_val_batches=0)
@@ -93,7 +93,7 @@ def test_a_task_is_rebuilt_from_its_checkpoint(make, data, tmp_path):
     assert torch.equal(again(inputs), task(inputs))
 
 
-def test_predictions_of_frames_have_a_row_for_each_scored_step():
+def test_predictions_have_one_row_per_scored_step():
     task = FrameClassifier(LSTM, input_size=2, num_classes=4, hidden_size=5)
     batch = padded_frames()
     assert write_predictions([task.predict_step(batch, 0)], Path("found.csv")) == sum(
@@ -108,7 +108,7 @@ def test_predictions_of_frames_have_a_row_for_each_scored_step():
     assert (int(rows[0]["prediction"]), float(rows[0]["probability"])) == (label, pytest.approx(best.item()))
 
 
-def test_predictions_of_numbers_stand_beside_their_targets():
+def test_predictions_contain_their_targets():
     task = SequenceRegressor(LSTM, input_size=2, target_size=2, hidden_size=5)
     batch = {"inputs": torch.randn(3, 6, 2), "targets": torch.randn(3, 2)}
     found = task.predict_step(batch, 0)
@@ -124,7 +124,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("data", OPTIONS)
-def test_the_commands_on_a_trained_model(data, capsys):
+def test_commands_on_a_trained_model(data, capsys):
     model, *sizes = OPTIONS[data]
     options = ["--data", data, *sizes, "--data.train_size", "64", "--data.test_size", "10"]
     options += ["--model", model, "--model.cell", "LSTM", "--model.hidden_size", "4"]
@@ -138,7 +138,7 @@ def test_the_commands_on_a_trained_model(data, capsys):
 
 
 class Shown:
-    """Keeps the figures in place of a board."""
+    """A board that stores figures."""
 
     def __init__(self):
         self.figures = {}
@@ -147,7 +147,7 @@ class Shown:
         self.figures[name] = figure
 
 
-def test_labels_are_shown_from_the_first_scored_step_to_the_last():
+def test_figure_shows_labels_from_the_first_to_the_last_scored_step():
     task = FrameClassifier(LSTM, input_size=2, num_classes=4, hidden_size=5)
     batch, board = padded_frames(), Shown()
     batch["scored"] = torch.tensor([[0, 0, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 1]]).bool()
@@ -162,7 +162,7 @@ def test_labels_are_shown_from_the_first_scored_step_to_the_last():
     assert not board.figures
 
 
-def test_answers_are_shown_beside_their_targets():
+def test_figure_shows_predictions_against_targets():
     task = SequenceRegressor(LSTM, input_size=2, target_size=1, hidden_size=5)
     batch, board = {"inputs": torch.randn(3, 6, 2), "targets": torch.randn(3, 1)}, Shown()
     outputs = task(batch["inputs"]).detach()

@@ -1,4 +1,4 @@
-"""The task of frames: masked error, measures of rebuilt sounds, and a run from the command line."""
+"""Frame regression: masked error, speech quality, and a run from the command line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def batch_of(folder: Path, **options) -> dict:
     return next(iter(data_of(folder, batch_size=4, **options).test_dataloader()))
 
 
-def test_the_masked_error_of_a_case_done_by_hand():
+def test_masked_error_of_a_small_case():
     targets = torch.zeros(2, 3, 2)
     predictions = torch.tensor([[[1.0, 2], [3, 0], [9, 9]], [[2, 2], [9, 9], [9, 9]]])
     mask = valid_steps({"inputs": targets, "lengths": torch.tensor([2, 1])})
@@ -57,7 +57,7 @@ def test_the_masked_error_of_a_case_done_by_hand():
     assert masked_mean_squared_error(predictions, targets, mask).item() == pytest.approx(expected)
 
 
-def test_without_lengths_every_step_counts():
+def test_without_lengths_every_step_is_valid():
     assert valid_steps({"inputs": torch.zeros(2, 3, 1)}).all()
 
 
@@ -79,7 +79,7 @@ def test_padding_changes_neither_loss_nor_gradients(small_timit):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
-def test_the_error_of_an_epoch_is_that_of_all_frames_together(small_timit):
+def test_error_of_an_epoch_is_the_mean_over_all_frames(small_timit):
     data = data_of(small_timit, batch_size=3)  # 4 = 3 + 1 utterances
     task = regressor()
     (found,) = Trainer(**QUIET).validate(task, data, verbose=False)
@@ -99,18 +99,18 @@ def test_parameters(size, hidden, count):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         ({"speech_every": -1}, "speech_every must be an integer of at least 0, got -1"),
         ({"scale": 0.0}, "scale must be above 0, got 0.0"),
     ],
 )
-def test_bad_arguments_are_refused(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         regressor(**options)
 
 
-def test_scaling_is_around_the_cell_and_the_error_is_of_the_targets_as_they_are():
+def test_scaling_wraps_the_cell_only():
     torch.manual_seed(3)
     scaled = regressor(center=-40.0, scale=15.0)
     torch.manual_seed(3)
@@ -119,7 +119,7 @@ def test_scaling_is_around_the_cell_and_the_error_is_of_the_targets_as_they_are(
     torch.testing.assert_close(scaled(inputs), plain((inputs + 40) / 15) * 15 - 40)
 
 
-def test_segmental_snr_is_that_of_the_formula():
+def test_segmental_snr_equals_its_formula():
     rng = np.random.RandomState(0)
     sound = rng.standard_normal(256 * 6 + 100)
     sound[256:512] = 0  # silence is left out
@@ -136,7 +136,7 @@ def test_segmental_snr_is_that_of_the_formula():
     assert ratios[1:3] == [-10, 35]
 
 
-def test_stoi_is_that_of_its_package():
+def test_stoi_equals_pystoi():
     sound = torch.from_numpy(np.resize(small_sound("faem0", "si648"), 12_000)) / 2**15
     estimate = sound + 0.05 * torch.randn(len(sound))
     pystoi = pytest.importorskip("pystoi")
@@ -145,21 +145,21 @@ def test_stoi_is_that_of_its_package():
     assert 0.3 < found < 0.999
 
 
-def test_pesq_of_an_estimate_without_speech_is_the_lowest():
+def test_pesq_of_an_estimate_without_speech_is_one():
     pytest.importorskip("pesq")
     sound = torch.from_numpy(np.resize(small_sound("faem0", "si648"), 12_000)) / 2**15
     assert speech_measures(torch.zeros(len(sound)), sound)["pesq"] == 1
     assert speech_measures(sound, sound)["pesq"] > 4
 
 
-def test_measures_whose_packages_are_missing_are_left_out(monkeypatch):
+def test_measures_without_their_packages_are_left_out(monkeypatch):
     monkeypatch.setattr("app.tasks.speech_quality.find_spec", lambda package: None)
     assert set(speech_measures(torch.randn(1000), torch.randn(1000))) == {"segmental_snr"}
 
 
 @pytest.mark.parametrize("protocol", ["prediction", "recall"])
-def test_a_perfect_answer_rebuilds_the_sound(protocol, small_timit):
-    """The true power with the true phase: the best segmental SNR, and STOI 1."""
+def test_perfect_prediction_rebuilds_the_sound(protocol, small_timit):
+    """The true power with the true phase gives a high segmental SNR and a STOI of 1."""
     task, batch = regressor(), batch_of(small_timit, protocol=protocol)
     found = task._speech_metrics(batch, batch["targets"])
     assert {weight for _, weight in found.values()} == {4}
@@ -169,14 +169,14 @@ def test_a_perfect_answer_rebuilds_the_sound(protocol, small_timit):
     assert worse["segmental_snr"][0] < found["segmental_snr"][0] - 20
 
 
-def test_pictures_have_their_place():
+def test_figures_have_their_sizes():
     targets = torch.rand(40, 129) * 60 - 50
     picture = as_array(frames_figure(targets + torch.randn(40, 129), targets))
     assert picture.shape == (340, 1200, 3)
     assert as_array(bins_figure(torch.rand(129))).shape == (300, 600, 3)
 
 
-def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys):
+def test_run_reports_protocol_and_baselines_and_shows_frames(small_timit, capsys):
     place = ["--data.prepared", str(small_timit / "features")]
     assert main(["fit", *OPTIONS, *place, "--model.speech_every", "2"]) == 0
     results = json.loads(Path("run/results.json").read_text())
@@ -194,7 +194,7 @@ def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys)
     assert {"watch_frames", "watch_error_by_bin"} <= set(tags["images"])
     assert set(tags["audio"]) == {"watch_sound/target", "watch_sound/prediction"}
     assert events.Audio("watch_sound/target")[0].sample_rate == spectra.RATE
-    assert len(events.Scalars("validation/stoi")) == 2  # after epoch 2 of 2, and of the best epoch at the end
+    assert len(events.Scalars("validation/stoi")) == 2  # after epoch 2 of 2, and in the final evaluation
 
     checkpoint = ["--ckpt_path", "run/checkpoints/best.ckpt"]
     assert main(["test", *checkpoint]) == 0
@@ -216,13 +216,13 @@ def test_a_run_says_protocol_and_baselines_and_shows_frames(small_timit, capsys)
 
 
 @pytest.mark.slow
-def test_a_regressor_is_exported(small_timit):
+def test_regressor_is_exported(small_timit):
     place = ["--data.prepared", str(small_timit / "features")]
     assert main(["fit", *OPTIONS, *place, "--trainer.max_epochs", "1"]) == 0
     assert main(["export", "--ckpt_path", "run/checkpoints/best.ckpt", "--output", "model.pt2"]) == 0
 
 
-def test_recall_is_said_in_words(small_timit, capsys):
+def test_recall_protocol_is_explained(small_timit, capsys):
     place = ["--data.prepared", str(small_timit / "features"), "--data.protocol", "recall"]
     assert main(["fit", *OPTIONS, *place, "--trainer.max_epochs", "1"]) == 0
     assert "recall: the target is the previous frame, which was already an input" in capsys.readouterr().out

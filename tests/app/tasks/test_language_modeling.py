@@ -1,4 +1,4 @@
-"""The language model: what it computes, what it carries, how it is trained, measured and resumed."""
+"""The language model: outputs, carried state, regularization, training, perplexity and resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from torch.optim import SGD, Adam
 from app.callbacks.random_states import RandomStates
 from app.optim.nt_asgd import NTASGD
 from app.tasks import LanguageModel
-from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropout
 from app.tasks.regularization import Regularization
 from cells import DTRIV, GRU, LSTM, SRLSTM, AdamLSTM, MomentumLSTM, NesterovLSTM
 from cells.state import leaves
@@ -63,13 +62,13 @@ def quiet_trainer(*callbacks: Callback, **options) -> Trainer:
     return Trainer(**quiet, callbacks=list(callbacks), **options)
 
 
-def test_parameters_are_those_of_awd_lstm_on_penn_treebank():
+def test_number_of_parameters_is_that_of_awd_lstm():
     with torch.device("meta"):
         parameters = LanguageModel(LSTM, vocabulary_size=10_000).parameters()
     assert sum(parameter.numel() for parameter in parameters) == 24_221_600
 
 
-def test_it_is_torchs_lstm_between_a_tied_embedding():
+def test_outputs_equal_torch_lstm_with_a_tied_embedding():
     task = model(LSTM, **PLAIN).double()
     text = words(3, 9)
     y = task.embedding[text]
@@ -85,7 +84,7 @@ def test_it_is_torchs_lstm_between_a_tied_embedding():
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: getattr(cell, "func", cell).__name__)
-def test_carrying_the_state_over_windows_is_one_long_pass(cell):
+def test_windows_with_carried_state_equal_one_long_window(cell):
     task = model(cell, regularization=Regularization(weight_dropout=0.0)).double().eval()
     text = words(3, 20)
     whole, last = task(text)
@@ -99,7 +98,7 @@ def test_carrying_the_state_over_windows_is_one_long_pass(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: getattr(cell, "func", cell).__name__)
-def test_step_is_forward(cell):
+def test_step_equals_forward(cell):
     task = model(cell, regularization=Regularization(weight_dropout=0.0)).double().eval()
     text = words(2, 6)
     y, _ = task(text)
@@ -109,68 +108,25 @@ def test_step_is_forward(cell):
         torch.testing.assert_close(found, task.log_probabilities(y[:, t]), rtol=1e-12, atol=1e-12)
 
 
-def test_rows_that_are_reset_start_anew():
+def test_reset_rows_start_from_the_initial_state():
     task = model(**PLAIN).double()
     text = words(3, 13)
     task._read_window(batch_of(text[:, :7]), "train")
     second = {**batch_of(text[:, 6:]), "reset": torch.tensor([False, True, False])}
     found = task._read_window(second, "train")
     whole, _ = task(text[:, :-1])
-    anew, _ = task(text[:, 6:-1])
+    restarted, _ = task(text[:, 6:-1])
     torch.testing.assert_close(found[[0, 2]], whole[[0, 2], 6:])
-    torch.testing.assert_close(found[1], anew[1])
+    torch.testing.assert_close(found[1], restarted[1])
 
 
-def test_gradients_do_not_reach_the_window_before():
+def test_carried_state_is_detached():
     task = model(**PLAIN)
     task._read_window(batch_of(words(2, 5)), "train")
     assert not any(leaf.requires_grad for leaf in leaves(task.carried.by_part["train"]))
 
 
-def test_locked_dropout_drops_the_same_features_in_all_steps():
-    dropout = LockedDropout(0.3)
-    x = torch.ones(200, 5, 40)
-    y = dropout(x)
-    assert torch.equal(y, y[:, :1].expand_as(y))
-    assert y.unique().tolist() == pytest.approx([0, 1 / 0.7])
-    assert (y == 0).float().mean().item() == pytest.approx(0.3, abs=0.02)
-    assert not torch.equal(y[0], y[1])
-    assert dropout.eval()(x) is x
-
-
-def test_word_dropout_drops_a_word_everywhere():
-    weight = torch.ones(500, 3)
-    text = torch.arange(500).repeat(2, 2)
-    y = WordDropout(0.2)(text, weight)
-    assert torch.equal(y[0, :500], y[1, 500:])
-    assert torch.equal(y[..., 0], y[..., 2])
-    assert (y == 0).float().mean().item() == pytest.approx(0.2, abs=0.05)
-    assert y.max().item() == pytest.approx(1 / 0.8)
-    assert torch.equal(WordDropout(0.2).eval()(text, weight), torch.ones(2, 1000, 3))
-
-
-@pytest.mark.parametrize("engine", ["library", "bptt", "reference"])
-def test_weight_dropout_acts_on_the_recurrent_weight_under_every_engine(engine):
-    cell = MomentumLSTM(4, 6, engine=engine).double()
-    x, state = torch.randn(2, 5, 4).double(), cell.initial_state(2)
-    torch.manual_seed(3)
-    y, _ = run_with_weight_dropout(cell, 0.5, x, state)
-    (y**2).sum().backward()
-    torch.manual_seed(3)
-    kept = F.dropout(torch.ones_like(cell.weight_hh), 0.5)
-    other = MomentumLSTM(4, 6, engine="reference").double()
-    other.load_state_dict({**cell.state_dict(), "weight_hh": cell.weight_hh.detach() * kept})
-    expected, _ = other(x)
-    (expected**2).sum().backward()
-    assert 0 < (kept == 0).sum() < kept.numel()
-    torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(cell.weight_hh.grad, other.weight_hh.grad * kept)
-    torch.testing.assert_close(cell.weight_ih.grad, other.weight_ih.grad)
-    undropped, _ = run_with_weight_dropout(cell.eval(), 0.5, x, state)
-    assert torch.equal(undropped, cell(x)[0])
-
-
-def test_penalties_are_added_to_the_loss():
+def test_penalties_are_added_to_the_training_loss():
     terms = {"activation_regularization": 2.0, "temporal_activation_regularization": 3.0}
     task = model(regularization=replace(NONE, **terms)).double()
     task.log_part = lambda *args, **metrics: None
@@ -180,10 +136,10 @@ def test_penalties_are_added_to_the_loss():
     expected = expected + 2 * (y**2).mean() + 3 * ((y[:, 1:] - y[:, :-1]) ** 2).mean()
     torch.testing.assert_close(task.training_step(batch, 0), expected)
     short = batch_of(words(2, 2))
-    assert torch.isfinite(task.training_step(short, 1))  # a window of one step has no differences
+    assert torch.isfinite(task.training_step(short, 1))  # a window of one step has no differences between steps
 
 
-def test_adaptive_softmax_is_torchs():
+def test_adaptive_softmax_equals_torch():
     task = model(tied=False, adaptive_cutoffs=[4, 8], **PLAIN)
     y, targets = torch.randn(20, 6), torch.randint(V, (20,))
     expected = -task.adaptive.log_prob(y)[torch.arange(20), targets]
@@ -192,14 +148,14 @@ def test_adaptive_softmax_is_torchs():
     torch.testing.assert_close(task.log_probabilities(y).exp().sum(-1), torch.ones(20))
 
 
-def test_an_untied_softmax_has_its_own_weight():
+def test_untied_softmax_has_its_own_weight():
     task = model(tied=False, hidden_sizes=[8], **PLAIN)
     assert task.log_probabilities(task(words(2, 3))[0]).shape == (2, 3, V)
     assert sum(p.numel() for p in task.parameters()) == V * 6 + 4 * 8 * (6 + 8 + 2) + V * 8 + V
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (
             {"hidden_sizes": [8, 7]},
@@ -217,13 +173,13 @@ def test_an_untied_softmax_has_its_own_weight():
         ({"cell": DTRIV}, "weight_dropout must be 0 for DTRIV, which has no weight_hh, got 0.5"),
     ],
 )
-def test_arguments_outside_what_is_accepted(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         model(**options)
 
 
 class Record(Callback):
-    """The loss, the learning rate of the step and the reset of each training batch."""
+    """Records loss, learning rate and window length of each training batch."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -239,7 +195,7 @@ class Record(Callback):
 
 
 @pytest.mark.parametrize("lr_window", [60, None])
-def test_the_learning_rate_is_in_proportion_to_the_window(lr_window, corpus):
+def test_learning_rate_is_proportional_to_the_window(lr_window, corpus):
     record = Record()
     task = model(vocabulary_size=corpus.vocabulary_size, lr_window=lr_window, optimizer=partial(SGD, lr=0.5))
     trainer = quiet_trainer(record, max_epochs=1, limit_val_batches=0)
@@ -250,7 +206,7 @@ def test_the_learning_rate_is_in_proportion_to_the_window(lr_window, corpus):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_schedule_spans_the_whole_run(accumulate, corpus):
+def test_schedule_spans_the_whole_run(accumulate, corpus):
     task = model(vocabulary_size=corpus.vocabulary_size, optimizer=partial(Adam, lr=0.01), lr_schedule="one_cycle")
     trainer = quiet_trainer(max_epochs=3, limit_val_batches=0, accumulate_grad_batches=accumulate)
     trainer.fit(task, corpus)
@@ -258,8 +214,8 @@ def test_a_schedule_spans_the_whole_run(accumulate, corpus):
     assert scheduler.total_steps == scheduler.last_epoch == trainer.global_step
 
 
-def test_perplexity_is_that_of_all_words_together(corpus):
-    """Windows of unequal length; the figure is that of one pass over each row."""
+def test_perplexity_is_over_all_words(corpus):
+    """Windows of unequal length give the perplexity of one pass over each row."""
     task = model(vocabulary_size=corpus.vocabulary_size)
     (found,) = quiet_trainer().validate(task, corpus, verbose=False)
     text = torch.as_tensor(corpus.validation.tokens_BL).long()
@@ -271,13 +227,13 @@ def test_perplexity_is_that_of_all_words_together(corpus):
     assert found["validation/perplexity"] == pytest.approx(math.exp(loss), rel=1e-6)
 
 
-def test_the_perplexity_of_the_test_text_does_not_depend_on_the_window(corpus):
+def test_test_perplexity_does_not_depend_on_the_window(corpus):
     task = model(vocabulary_size=corpus.vocabulary_size)
     found = [quiet_trainer().test(task, small_corpus(window=n), verbose=False)[0] for n in (3, 50)]
     assert found[0]["test/perplexity"] == pytest.approx(found[1]["test/perplexity"], rel=1e-6)
 
 
-def test_predictions_are_the_log_probabilities_of_the_words(corpus):
+def test_predictions_are_log_probabilities_of_words(corpus):
     task = model(vocabulary_size=corpus.vocabulary_size, **PLAIN)
     Path("own.txt").write_text("the cat sees a bird\n")
     corpus.text = Path("own.txt")
@@ -302,8 +258,8 @@ AT_EPOCHS = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
     [(AT_STEPS, partial(NTASGD, lr=1.0, nonmonotone=1)), (AT_EPOCHS, partial(Adam, lr=0.1))],
     ids=["steps", "epochs"],
 )
-def test_a_resumed_training_gives_the_losses_of_the_undisturbed_one(saved, optimizer, corpus, tmp_path):
-    """All dropouts, random windows, carried state, average: resumed within epochs and at their ends, bit by bit."""
+def test_resumed_training_is_bitwise_identical(saved, optimizer, corpus, tmp_path):
+    """With all dropouts, random windows, carried state and averaging; resumed within epochs and between them."""
 
     def fit(folder: str, checkpoint=None) -> Record:
         record = Record()
@@ -314,19 +270,19 @@ def test_a_resumed_training_gives_the_losses_of_the_undisturbed_one(saved, optim
         trainer.fit(task, small_corpus(), ckpt_path=checkpoint, weights_only=True)
         return record
 
-    undisturbed = fit("whole")
-    steps = len(undisturbed.losses)
+    uninterrupted = fit("whole")
+    steps = len(uninterrupted.losses)
     paths = sorted((tmp_path / "whole").iterdir(), key=lambda path: int(path.stem.partition("=")[2]))
     chosen = paths[:2] if "every_n_epochs" in saved else paths[1 :: len(paths) // 2]
     for path in chosen:
         done = int(path.stem.partition("=")[2])
         resumed = fit(f"after-{done}", path)
-        assert resumed.losses == undisturbed.losses[done:], f"resumed after {done} of {steps} steps"
-        assert resumed.lengths == undisturbed.lengths[done:]
+        assert resumed.losses == uninterrupted.losses[done:], f"resumed after {done} of {steps} steps"
+        assert resumed.lengths == uninterrupted.lengths[done:]
 
 
 class RecordToFile(Record):
-    """The same, written to a file for each process at the end."""
+    """Writes the records of each process to a file at the end."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -336,8 +292,8 @@ class RecordToFile(Record):
         torch.save((self.losses, self.lengths), self.folder / f"losses-{trainer.global_rank}")
 
 
-def test_two_processes_measure_what_one_does_and_resume_exactly(corpus, tmp_path):
-    """Rows are shared in training (2 x 2) and in evaluation (3 = 1 + 2, test 1 = 0 + 1), the carried state is whole."""
+def test_two_processes_give_the_metrics_of_one_and_resume_exactly(corpus, tmp_path):
+    """The processes share 4 training rows (2 + 2), 3 validation rows (1 + 2) and 1 test row (0 + 1)."""
 
     def fit(folder: Path, checkpoint: Path | None = None) -> list:
         folder.mkdir()
@@ -356,8 +312,8 @@ def test_two_processes_measure_what_one_does_and_resume_exactly(corpus, tmp_path
         return [task, figures, *(torch.load(folder / f"losses-{rank}") for rank in range(2))]
 
     task, figures, first, second = fit(tmp_path / "whole")
-    assert first[1] == second[1]  # the same windows
-    assert first[0] != second[0]  # of other rows
+    assert first[1] == second[1]  # equal windows
+    assert first[0] != second[0]  # with different rows
     alone = quiet_trainer(devices=1, accelerator="cpu")
     for found in (alone.validate(task, corpus, verbose=False)[0], alone.test(task, corpus, verbose=False)[0]):
         for name, value in found.items():

@@ -1,4 +1,4 @@
-"""Every cell trains in lower precision, in every kind of task, through the Trainer."""
+"""Training of every cell in mixed precision, in every kind of task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Losses(Callback):
         self.losses.append(outputs["loss"].item())
 
 
-TASKS = {  # what is trained on what; called with the cell and a folder of small data
+TASKS = {  # task and data; called with the cell and a folder of small data sets
     "classification": lambda cell, folder: (
         SequenceClassifier(cell, input_size=1, num_classes=10, hidden_size=8, optimizer=ADAM),
         Digits(batch_size=16),
@@ -62,7 +62,7 @@ def parameters_of(cell) -> dict[str, torch.nn.Parameter]:
 def losses(
     name: str, precision: str, folder: Path, task: str = "classification", accelerator: str = "cpu"
 ) -> list[float]:
-    """Of five steps; the parameters must stay float32."""
+    """Return the losses of five steps and the validation loss; check that the parameters stay in float32."""
     torch.manual_seed(0)
     module, data = TASKS[task](partial(cells.find_cell(name), **ARGUMENTS.get(name, {})), folder)
     record = Losses()
@@ -87,12 +87,12 @@ def losses(
 
 @pytest.fixture(scope="module")
 def folder(small_timit) -> Path:
-    """Of small data for all tasks."""
+    """A folder of small data sets for all tasks."""
     write_small_corpus(small_timit / "corpus")
     return small_timit
 
 
-# the memory of an untrained NRU grows from step to step, and what was rounded with it: no longer sequences for it
+# the memory of an untrained NRU grows with the sequence, and its rounding errors too: short sequences only
 PAIRS = [(name, task) for task in TASKS for name in NAMES if name != "NRU" or task == "classification"]
 FAST = [*((name, "classification") for name in FEW), *(("MomentumGRU", task) for task in TASKS)]
 
@@ -107,14 +107,14 @@ def test_bf16_mixed_stays_near_full_precision(name, task, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), PAIRS)
 def test_16_mixed_stays_near_full_precision(name, task, folder):
-    """On a CPU Lightning takes bf16 in its place."""
+    """On a CPU, Lightning uses bf16 instead."""
     assert losses(name, "16-mixed", folder, task) == pytest.approx(losses(name, "32", folder, task), rel=0.05)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "task"), PAIRS)
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
-def test_lower_precision_on_a_gpu(name, task, precision, folder):
-    """A scaler may skip the first steps, so 16-mixed need only be finite and of the same size."""
+def test_mixed_precision_on_a_gpu(name, task, precision, folder):
+    """The gradient scaler may skip the first steps, so 16-mixed must only be close."""
     found, expected = (losses(name, chosen, folder, task, "gpu") for chosen in (precision, "32"))
     assert found == pytest.approx(expected, rel=0.05 if precision == "bf16-mixed" else 0.2)

@@ -1,4 +1,4 @@
-"""Tasks: what they compute, and that a checkpoint rebuilds them."""
+"""The base class of tasks and the sequence classifier: steps, weights of metrics, checkpoints, schedules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
 
-from app.tasks import SequenceClassifier
+from app.tasks import SequenceClassifier, Task
+from app.tasks.base import StepOutput
 from cells import LSTM, MomentumLSTM
 from datamodules import Digits
 
@@ -26,7 +28,7 @@ def classifier(**options) -> SequenceClassifier:
     return SequenceClassifier(LSTM, input_size=2, num_classes=3, hidden_size=4, **options)
 
 
-def test_logits_are_read_from_the_last_valid_step():
+def test_logits_come_from_the_last_valid_step():
     task = classifier()
     inputs, lengths = torch.randn(3, 6, 2), torch.tensor([6, 1, 4])
     found = task(inputs, lengths)
@@ -45,7 +47,7 @@ def test_padding_does_not_change_the_logits():
 
 
 def test_loss_and_accuracy_are_weighted_by_sequences():
-    """Batches of unequal size: the epoch's figures are those of all sequences together."""
+    """With batches of unequal size, the metrics of the epoch are means over all sequences."""
     data = Digits(batch_size=70)  # 180 = 70 + 70 + 40
     data.setup()
     task = SequenceClassifier(LSTM, input_size=1, num_classes=10, hidden_size=8)
@@ -63,7 +65,7 @@ def test_loss_and_accuracy_are_weighted_by_sequences():
     [MomentumLSTM, partial(MomentumLSTM, momentum=0.3), lambda i, h: MomentumLSTM(i, h, momentum=0.3)],
     ids=["class", "partial", "lambda"],
 )
-def test_a_task_built_in_python_is_rebuilt_from_its_checkpoint(cell, tmp_path):
+def test_checkpoint_rebuilds_a_task_built_in_python(cell, tmp_path):
     task = SequenceClassifier(
         cell, input_size=1, num_classes=10, hidden_size=5, optimizer=partial(torch.optim.RMSprop, lr=3e-3, alpha=0.9)
     )
@@ -80,7 +82,7 @@ def test_a_task_built_in_python_is_rebuilt_from_its_checkpoint(cell, tmp_path):
     assert (optimizer.defaults["lr"], optimizer.defaults["alpha"]) == (3e-3, 0.9)
 
 
-def test_a_task_built_by_the_command_line_is_rebuilt_from_its_checkpoint(trained):
+def test_checkpoint_rebuilds_a_task_built_by_the_command_line(trained):
     checkpoint = torch.load(trained / "checkpoints/best.ckpt", weights_only=True)
     task = SequenceClassifier.load_from_checkpoint(trained / "checkpoints/best.ckpt")
     assert task.hparams["cell"] == checkpoint["hyper_parameters"]["cell"]
@@ -104,3 +106,56 @@ def test_one_cycle_spans_the_whole_run():
     assert scheduler.total_steps == 15
     assert scheduler.last_epoch == 15
     assert trainer.optimizers[0].param_groups[0]["max_lr"] == 0.02
+
+
+class Mean(Task):
+    """The least task: one weight, trained towards the mean of the inputs. Accepts the arguments of all tasks."""
+
+    monitor, mode = "validation/loss", "min"
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def shared_step(self, batch, part) -> StepOutput:
+        errors = (batch["inputs"] - self.weight).square()
+        count = int(batch["count"].sum())
+        metrics = {"root": (errors.mean().sqrt(), len(errors)), "nothing": (torch.tensor(torch.nan), 0)}
+        return StepOutput(errors.mean(), errors, count, metrics, penalties=[self.weight, 2 * self.weight])
+
+
+class Logged(Callback):
+    """Records the training losses that the optimizer sees."""
+
+    def on_train_start(self, trainer, task):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, task, outputs, *_):
+        self.losses.append(outputs["loss"].item())
+
+
+def test_one_method_makes_all_steps():
+    """The loss and each metric are means by their own weights; penalties are trained on but not logged."""
+    batches = [
+        {"inputs": torch.tensor([[1.0], [3.0]]), "count": torch.tensor([1, 2])},
+        {"inputs": torch.tensor([[5.0]]), "count": torch.tensor([7])},
+    ]
+    loader = DataLoader(batches, batch_size=None)
+    task, logged = Mean(optimizer=partial(torch.optim.SGD, lr=0.0)), Logged()
+    torch.nn.init.constant_(task.weight, 0.5)
+    trainer = Trainer(**QUIET, callbacks=[logged], max_epochs=1)
+    trainer.fit(task, loader, loader)
+    first, second = (0.25 + 6.25) / 2, 20.25
+    loss, root = (3 * first + 7 * second) / 10, (2 * first**0.5 + second**0.5) / 3
+    for split in ("train", "validation"):
+        assert trainer.callback_metrics[f"{split}/loss"].item() == pytest.approx(loss, rel=1e-6)
+        assert trainer.callback_metrics[f"{split}/root"].item() == pytest.approx(root, rel=1e-6)
+    assert logged.losses == pytest.approx([first + 1.5, second + 1.5])
+    (found,) = trainer.test(task, loader, verbose=False)
+    assert found["test/loss"] == pytest.approx(loss, rel=1e-6)
+    assert task.probe_loss(batches[0]).item() == pytest.approx(first)
+
+
+def test_task_without_shared_step_is_refused():
+    with pytest.raises(NotImplementedError, match=r"Task must implement shared_step\(batch, part\)"):
+        Task().training_step({}, 0)

@@ -32,9 +32,7 @@ def make(name, I, H, engine, dtype=torch.float64, **arguments):  # noqa: E741
     torch.manual_seed(0)
     cell = DRIVEN[name](I, cell_builders.width(DRIVEN[name], H), engine=engine, **arguments).to(dtype)
     if hasattr(cell, "modrelu_bias"):
-        cell.modrelu_bias.data.uniform_(
-            -0.3, 0
-        )  # modReLU with a positive bias is discontinuous
+        cell.modrelu_bias.data.uniform_(-0.3, 0)  # modReLU with a positive bias is discontinuous
     return cell
 
 
@@ -227,7 +225,5 @@ def test_core_without_a_recurrence_runs_on_the_reference():
         recurrence = None
 
     assert choose_engine(Bare(3, 5)) == "reference"
-    with pytest.raises(
-        ValueError, match="engine must be 'auto' or 'reference' for Bare, .* got 'bptt'"
-    ):
+    with pytest.raises(ValueError, match=r"engine must be 'auto' or 'reference' for Bare, .* got 'bptt'"):
         Bare(3, 5, engine="bptt")
