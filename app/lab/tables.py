@@ -95,7 +95,7 @@ def design(gathered: Gathered) -> Table:
         rows.append(
             [
                 Cell(arm.label),
-                Cell(space or "nothing"),
+                Cell(f"the points of {arm.parent}, changed as the control says" if arm.parent else space or "nothing"),
                 Cell(str(points), anchor(results, "tuning")),
                 Cell(f"{arm.parameters:,}" if arm.parameters else DASH),
                 Cell(point(results.best), anchor(results, "reporting")),
@@ -162,10 +162,11 @@ def comparisons(gathered: Gathered) -> list[Comparison]:
     return [Comparison(*items, p) for items, p in zip(found, adjusted, strict=True)]
 
 
-def comparison_table(gathered: Gathered) -> Table:
-    """Return the paired differences with intervals and tests."""
+def comparison_table(gathered: Gathered) -> Table | None:
+    """Return the paired differences with intervals and tests; None before two cells have a seed in common."""
+    found = comparisons(gathered)
     rows = []
-    for comparison in comparisons(gathered):
+    for comparison in found:
         difference = comparison.difference
         interval = difference.interval
         link = anchor(comparison.second, "reporting")
@@ -182,7 +183,7 @@ def comparison_table(gathered: Gathered) -> Table:
             ]
         )
     better = "higher" if gathered.outcome.mode == "max" else "lower"
-    count = max((comparison.difference.count for comparison in comparisons(gathered)), default=0)
+    count = max((comparison.difference.count for comparison in found), default=0)
     kind = "a studentized bootstrap" if count >= SEEDS_FOR_BOOTSTRAP else "Student's t distribution"
     note = (
         f"Differences of the test {gathered.outcome.name}, paired by seed; {better} is better. The interval is 95 %, "
@@ -190,7 +191,7 @@ def comparison_table(gathered: Gathered) -> Table:
         "Holm's correction is over all rows. A cell whose difference from a control is small is explained by it."
     )
     header = ["difference", "pairs", "mean", "95 % interval", "p", "smallest p", "Holm p", "explanation tested"]
-    return Table("Comparisons", note, header, rows)
+    return Table("Comparisons", note, header, rows) if rows else None
 
 
 def target_table(gathered: Gathered) -> Table | None:
@@ -275,7 +276,7 @@ def sensitivity_table(gathered: Gathered) -> Table:
 
 
 def failure_table(gathered: Gathered) -> Table | None:
-    """Return the runs that are not complete; None if there are none."""
+    """Return the runs that ended without a result; None if there are none."""
     rows = [
         [
             Cell(run.name, f"run-{run.name}"),
@@ -283,15 +284,15 @@ def failure_table(gathered: Gathered) -> Table | None:
             Cell(run.phase),
             Cell(point(run.values)),
             Cell(run.status),
-            Cell(run.outcome.message if run.outcome else "not run yet"),
+            Cell(run.outcome.message),
         ]
         for results in gathered.arms
         for run in [*results.tuning, *results.reporting]
-        if run.status != "complete"
+        if run.outcome and run.outcome.status != "complete"
     ]
     note = "Diverged and pruned runs count against the budget of their cell. A failed run can be started again."
     header = ["run", "cell", "phase", "values", "status", "message"]
-    return Table("Failed, diverged, pruned and unfinished runs", note, header, rows) if rows else None
+    return Table("Failed, diverged and pruned runs", note, header, rows) if rows else None
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -138,16 +138,17 @@ class MNIST(DataModule):
         # numpy guarantees the same draws in every version for RandomState only
         shuffled = torch.as_tensor(np.random.RandomState(0).permutation(len(training)))
         if self.chosen_on_test:
-            self.validation = self.test
-            rows = shuffled if self.train_size else torch.arange(len(training))
+            self.train, self.validation = training, self.test
+            rows = shuffled
         else:
             self.validation = _part(training, shuffled[: self.validation_size])
             rows = shuffled[self.validation_size :]
-        if self.train_size and self.train_size > len(rows):
+        if self.train_size is not None and self.train_size > len(rows):
             raise DataError(
                 f"train_size must be at most {len(rows):,} for protocol {self.protocol}, got {self.train_size}"
             )
-        self.train = _part(training, rows[: self.train_size])
+        if self.train_size is not None or not self.chosen_on_test:
+            self.train = _part(training, rows[: self.train_size])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order of the pixels and the position in the training data, for a checkpoint."""
