@@ -23,6 +23,7 @@ from app.callbacks.solved import Solved
 from app.commands.class_lookup import check_sizes, class_at, import_named_classes, linked_sizes
 from app.commands.error_messages import plain_message
 from app.commands.trainer_options import check_trainer_options
+from app.diagnostics.probe import outermost_cells
 from app.errors import UserError
 from app.plots.tensorboard import RunLogger
 from app.runs.checkpoint_files import CheckpointFiles, read_checkpoint
@@ -120,7 +121,6 @@ class CommandLine(LightningCLI):
             default=False,
             help="Stop once the validation loss is below the margin at which the task counts as solved.",
         )
-        parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         parser.add_argument(
             "--flush_denormal",
             type=bool,
@@ -133,6 +133,7 @@ class CommandLine(LightningCLI):
             default=10.0,
             help="Minutes that one of several processes waits for the others before it ends.",
         )
+        parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in linked_sizes():
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
 
@@ -157,10 +158,10 @@ class CommandLine(LightningCLI):
 
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
-        self.run_directory: RunDirectory | None = None
         torch.set_flush_denormal(self.options.flush_denormal)  # before any thread of OpenMP starts
         self.solved = Solved(self.options.stop_when_solved)
         check_trainer_options(self.options.trainer)
+        self.run_directory: RunDirectory | None = None
         check_sizes(class_at(self.options.model.class_path), class_at(self.options.data.class_path))
         try:
             super().instantiate_classes()
@@ -183,15 +184,15 @@ class CommandLine(LightningCLI):
                 kwargs["logger"] = self._tensorboard(self.run_directory)
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         leave_signals_alone(trainer)
-        return trainer
         set_collective_timeout(trainer, timedelta(minutes=self.options.collective_timeout))
 
     def _choose_run_directory(self) -> RunDirectory:
+        return trainer
         if self.options.resume:
             return RunDirectory(Path(self.options.resume))
         configs = [Path(str(config)).stem for config in self.options.config or []]
-        cell = self.model.hparams["cell"]["class_path"].rpartition(".")[2]
-        return RunDirectory.new(self.options.run_dir, "+".join(configs) or "run", cell, run_seed())
+        trained = next(iter(outermost_cells(self.model).values()), self.model)
+        return RunDirectory.new(self.options.run_dir, "+".join(configs) or "run", type(trained).__name__, run_seed())
 
     def _run_callbacks(self, run: RunDirectory) -> list[Callback]:
         options = self.options
