@@ -146,7 +146,9 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args(args)  # Lightning's method warns if sys.argv is not what is parsed
         options = self.config[self.command]
         for config in options.config or []:
-            for name in yaml.safe_load(config.read_text()) or {}:
+            for name, value in (yaml.safe_load(config.read_text()) or {}).items():
+                if name in ("resume", "ckpt_path") and value is not None:
+                    raise UserError(f"--{name} must be given on the command line, but it is in {config}")
                 if name not in options:  # the parser ignores an unknown name with an empty value
                     raise UserError(f"--{name} is unknown. It is in {config}. --help lists every option.")
 
@@ -159,9 +161,9 @@ class CommandLine(LightningCLI):
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
         torch.set_flush_denormal(self.options.flush_denormal)  # before any thread of OpenMP starts
+        self.run_directory: RunDirectory | None = None
         self.solved = Solved(self.options.stop_when_solved)
         check_trainer_options(self.options.trainer)
-        self.run_directory: RunDirectory | None = None
         check_sizes(class_at(self.options.model.class_path), class_at(self.options.data.class_path))
         try:
             super().instantiate_classes()
@@ -185,9 +187,9 @@ class CommandLine(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         leave_signals_alone(trainer)
         set_collective_timeout(trainer, timedelta(minutes=self.options.collective_timeout))
+        return trainer
 
     def _choose_run_directory(self) -> RunDirectory:
-        return trainer
         if self.options.resume:
             return RunDirectory(Path(self.options.resume))
         configs = [Path(str(config)).stem for config in self.options.config or []]
