@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from app.callbacks.checkpoints import LastCheckpoint
 from app.commands.console import metrics_table
+from app.commands.denormals import flushes_denormals
 from app.commands.error_messages import dropped_arguments
 from app.commands.evaluate import evaluate
 from app.commands.parsing import CommandLine
@@ -106,6 +107,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         "preparation": line.datamodule.description,
         "device": str(line.trainer.strategy.root_device),
         "precision": str(line.trainer.precision),
+        "flush_denormal": flushes_denormals(),
         "versions": versions(),
     }
     if line.trainer.is_global_zero:

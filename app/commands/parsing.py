@@ -6,11 +6,13 @@ The task, the data module and the Trainer are built from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from pytorch_lightning import Callback
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.callbacks import LearningRateMonitor
@@ -25,7 +27,7 @@ from app.errors import UserError
 from app.plots.tensorboard import RunLogger
 from app.runs.checkpoint_files import CheckpointFiles, read_checkpoint
 from app.runs.configuration import dump_config
-from app.runs.lightning_internals import leave_signals_alone
+from app.runs.lightning_internals import leave_signals_alone, set_collective_timeout
 from app.runs.run_directory import RunDirectory
 from app.tasks import Task
 from datamodules import DataModule
@@ -119,6 +121,18 @@ class CommandLine(LightningCLI):
             help="Stop once the validation loss is below the margin at which the task counts as solved.",
         )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
+        parser.add_argument(
+            "--flush_denormal",
+            type=bool,
+            default=True,
+            help="Replace denormal numbers by 0 on the CPU, which is slow with them.",
+        )
+        parser.add_argument(
+            "--collective_timeout",
+            type=PositiveFloat,
+            default=10.0,
+            help="Minutes that one of several processes waits for the others before it ends.",
+        )
         for size in linked_sizes():
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
 
@@ -144,6 +158,7 @@ class CommandLine(LightningCLI):
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
         self.run_directory: RunDirectory | None = None
+        torch.set_flush_denormal(self.options.flush_denormal)  # before any thread of OpenMP starts
         self.solved = Solved(self.options.stop_when_solved)
         check_trainer_options(self.options.trainer)
         check_sizes(class_at(self.options.model.class_path), class_at(self.options.data.class_path))
@@ -169,6 +184,7 @@ class CommandLine(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         leave_signals_alone(trainer)
         return trainer
+        set_collective_timeout(trainer, timedelta(minutes=self.options.collective_timeout))
 
     def _choose_run_directory(self) -> RunDirectory:
         if self.options.resume:

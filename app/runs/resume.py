@@ -23,6 +23,7 @@ OPTIONS = (
     "output",
     "save_every",
     "weights_only",
+    "collective_timeout",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -64,7 +64,7 @@ COMPILED = [
     ("FilteredLSTM", "library"),
     ("GatedMomentumLSTM", "library"),
     ("SRLSTM", "library"),
-    ("MomentumGRU", "bptt"),
+    ("MomentumGRU", "fused"),
 ]
 
 
