@@ -29,10 +29,6 @@ class Checked:
     choose_by: Metric
     outcome: Metric
 
-    def arm(self, label: str) -> Arm:
-        """Return the arm of this label."""
-        return next(arm for arm in self.arms if arm.label == label)
-
     def write(self, path: Path, fingerprint: str) -> None:
         """Write it to a file."""
         data = {

@@ -127,7 +127,7 @@ class _Checker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an unstable drive may be part of a search
             for dimension in tuned:
-                for value in dimension.ends():
+                for value in dimension.values:
                     try:
                         cell(1, 2, **{**first, dimension.name: value})
                     except (ValueError, TypeError) as error:

@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from app.lab.gathering import ArmResults, Gathered, finite, tuning_values
 from app.lab.space import Dimension, Value
@@ -150,7 +151,7 @@ def _maps(gathered: Gathered, results: ArmResults) -> Picture | None:
         return None
     rows = -(-len(pairs) // COLUMNS)
     columns = min(COLUMNS, len(pairs))
-    figure = Figure(figsize=(3.6 * columns, 3.0 * rows))
+    figure = Figure(figsize=(3.6 * columns, 3.0 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (first, second) in zip(grid.flat, pairs, strict=False):
         draw = _heat_map if gathered.study.sampler == "grid" else _scatter
@@ -205,9 +206,12 @@ def _scatter(
     drawn = axes.scatter(x, y, c=value, cmap=_colormap(minimize), s=42, edgecolors="0.4", linewidths=0.5)
     if bad := [item[:2] for item in known if not isfinite(item[2])]:
         axes.plot(*zip(*bad, strict=True), "x", color="tab:red", ms=8, mew=2)
-    for dimension, scale in ((first, axes.set_xscale), (second, axes.set_yscale)):
+    for dimension, scale, axis in ((first, axes.set_xscale, axes.xaxis), (second, axes.set_yscale, axes.yaxis)):
         if dimension.kind == "log_uniform":
             scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # ranges are often less than a decade
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     return drawn
 
 

@@ -130,10 +130,6 @@ class Queue:
         """Write which run a sampled ticket stands for."""
         self.storage.set_trial_user_attr(ticket.id, "run", run)
 
-    def count(self, queue: str) -> int:
-        """Return how many tickets a queue ever had."""
-        return len(self._open(queue).get_trials(deepcopy=False))
-
     def should_prune(self, ticket: Ticket, values: Sequence[float]) -> bool:
         """Report the validation values of a run so far, and return whether successive halving stops it."""
         trial = optuna.trial.Trial(self._open(ticket.queue), ticket.id)

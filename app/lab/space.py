@@ -88,10 +88,6 @@ class Dimension:
         low, high = self.bounds
         return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
-    def ends(self) -> tuple[Value, ...]:
-        """Return the values that must be accepted for all others to be: bounds, or every choice."""
-        return self.values
-
 
 def is_space(given: Any) -> bool:
     """Return whether a value of a study file is a search space instead of a constant."""

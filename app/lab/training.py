@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -79,6 +78,8 @@ def train(
         starts = log.read_text(encoding="utf-8", errors="replace").count("\n$ ") if log.exists() else 0
         return Outcome(status, value, message, starts, round(time.monotonic() - began, 3))  # type: ignore[arg-type]
 
+    if directory.results(run) is not None:  # its worker died before it could say so
+        return outcome(*_value(directory, run, metric))
     while not interrupt.number:
         before = _progress(directory.run(run))
         arguments = ["fit", *_start_or_resume(directory, run)]
@@ -88,10 +89,10 @@ def train(
         pruned = _wait(process, directory, run, interrupt, hopeless)
         status = process.exitcode
         assert status is not None  # it has ended
-        if pruned:
-            return outcome("pruned", message="stopped by successive halving")
         if status == 0:
             return outcome(*_value(directory, run, metric))
+        if pruned:
+            return outcome("pruned", message="stopped by successive halving")
         if status == DivergenceError.status:
             return outcome("diverged", message=_last_words(log))
         if status not in STOPPED and status > 0:
@@ -138,11 +139,7 @@ def _wait(
 
 
 def _value(directory: StudyDirectory, run: str, metric: str) -> tuple[str, float | None, str]:
-    try:
-        results = directory.results(run)
-    except json.JSONDecodeError as error:
-        return "failed", None, f"results.json is not readable: {error}"
-    validation: Mapping[str, float] = (results or {}).get("validation", {})
+    validation: Mapping[str, float] = (directory.results(run) or {}).get("validation", {})
     if metric not in validation:
         known = ", ".join(validation) or "none"
         return "failed", None, f"results.json must have the validation metric {metric}, got {known}"

@@ -109,6 +109,19 @@ def test_killed_run_is_resumed_from_its_checkpoint(write_study, start_worker, tm
     assert (outcome.status, outcome.starts) == ("complete", 2)
 
 
+def test_run_whose_worker_died_after_its_results_is_not_started_again(write_study, start_worker, tmp_path):
+    study = write_study()
+    finish(start_worker, study)
+    before = starts(tmp_path / "times")
+    directory = StudyDirectory(tmp_path / "study")
+    (run,) = [planned.run for planned in directory.planned("LSTM", "reporting") if planned.seed == 1]
+    value = directory.outcome(run).value
+    (tmp_path / f"study/outcomes/{run}.json").unlink()
+    finish(start_worker, study)
+    assert starts(tmp_path / "times") == before
+    assert directory.outcome(run).value == value
+
+
 def test_run_stays_locked_while_its_training_outlives_the_worker(write_study, start_worker, tmp_path):
     from app.lab.locks import is_locked
 
