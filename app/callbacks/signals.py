@@ -24,8 +24,11 @@ class StopOnSignal(Callback):
     """Stops the training after the current batch if any process received a signal.
 
     A signal may reach any number of the processes. After each batch the processes agree on whether one arrived. They
-    then write the checkpoint (:class:`app.callbacks.checkpoints.LastCheckpoint`) and stop together. A second signal
-    ends a process immediately.
+    then write the checkpoint (:class:`app.callbacks.checkpoints.LastCheckpoint`) and stop together.
+
+    A second signal ends a process immediately. Python calls signal handlers in the main thread only, which may be
+    blocked in a collective operation while another process does not respond. Python's wakeup file descriptor receives
+    the number of each signal even then, and a thread reads it.
 
     Attributes:
         requested: The signal that the processes agreed on, or 0.
@@ -36,12 +39,16 @@ class StopOnSignal(Callback):
         self.requested = 0
         self.saved = False
         self._received = 0
-        self._time = 0.0
         self._before: dict[int, Any] = {}
+        self._wakeup = self._wakeup_before = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # Python requires it
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            reading, self._wakeup = os.pipe()
+            os.set_blocking(self._wakeup, False)  # Python requires it
+            self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+            threading.Thread(target=_end_at_second_signal, args=(reading,), daemon=True).start()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._leave(trainer)
@@ -65,15 +72,7 @@ class StopOnSignal(Callback):
         self._restore()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if not self._received:
-            self._received, self._time = number, time.monotonic()
-            # a signal handler must not call print(), which it may have interrupted
-            message = f"\n{name}: stopping after this batch with a checkpoint; a second signal ends at once\n"
-            os.write(2, message.encode())
-        elif time.monotonic() - self._time > ECHO:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        self._received = self._received or number
 
     def _agree(self, trainer: Trainer) -> None:
         if trainer.world_size == 1:
@@ -89,4 +88,28 @@ class StopOnSignal(Callback):
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            os.close(self._wakeup)  # ends the thread
         self._before = {}
+
+
+def _end_at_second_signal(reading: int) -> None:
+    """Read the numbers of signals from a pipe; report the first one, and end the process at a second one."""
+    first: float | None = None
+    while received := os.read(reading, 1):
+        number = received[0]
+        if number not in SIGNALS:
+            continue
+        if first is None:
+            first = time.monotonic()
+            name = signal.Signals(number).name
+            _write(f"\n{name}: stopping after this batch with a checkpoint; a second signal ends at once\n")
+        elif time.monotonic() - first > ECHO:
+            _write("ended by a second signal\n")
+            os._exit(128 + number)  # the main thread may be blocked, and only it may restore a default handler
+    os.close(reading)
+
+
+def _write(text: str) -> None:
+    os.write(2, text.encode())  # not print(), whose lock a blocked main thread may hold

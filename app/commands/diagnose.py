@@ -13,6 +13,7 @@ import torch
 
 from app.callbacks.gradient_history import History
 from app.commands.console import Parser, echo
+from app.commands.denormals import denormal_setting_restored
 from app.commands.session import load_trained
 from app.diagnostics.page import page
 from app.diagnostics.probe import Measurement, Probe
@@ -55,6 +56,7 @@ class Diagnosis:
     history: History | None
 
 
+@denormal_setting_restored()
 def diagnose(options: Sequence[str]) -> None:
     """Write a report on one or several checkpoints, side by side.
 

@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from app.callbacks.checkpoints import LastCheckpoint
 from app.commands.console import metrics_table
+from app.commands.denormals import flushes_denormals
 from app.commands.error_messages import dropped_arguments
 from app.commands.evaluate import evaluate
 from app.commands.parsing import CommandLine
@@ -19,6 +20,7 @@ from app.errors import UserError
 from app.runs.checkpoint_files import read_checkpoint
 from app.runs.results import flat_hyperparameters, versions, write_results
 from app.runs.run_directory import RunDirectory
+from app.runs.training_flops import training_flops
 from datamodules.base import run_seed
 
 Metrics = dict[str, dict[str, float]]
@@ -57,7 +59,7 @@ def _announce(line: CommandLine) -> None:
     """Print what will be trained, and what of the configuration files is not used."""
     cells = outermost_cells(line.model).values()
     described = dict.fromkeys(f"{type(cell).__name__}({cell.extra_repr()})" for cell in cells)
-    echo(f"{type(line.model).__name__} with {', '.join(described)}")
+    echo(" with ".join(filter(None, [type(line.model).__name__, ", ".join(described)])))
     echo(f"{_parameters(line):,} parameters, seed {run_seed()}")
     for config in line.options.config or []:
         for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, line.options.as_dict()):
@@ -97,13 +99,15 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         "epochs": line.trainer.current_epoch,
         "seed": run_seed(),
         "parameters": _parameters(line),
+        "flops": training_flops(line.model, line.datamodule),
         "seconds": round(_seconds(line), 1),
         "task": type(line.model).__name__,
-        "cell": line.model.hparams["cell"],
+        "cell": line.model.hparams.get("cell"),  # a task of a third party may keep none
         "data": type(line.datamodule).__name__,
         "preparation": line.datamodule.description,
         "device": str(line.trainer.strategy.root_device),
         "precision": str(line.trainer.precision),
+        "flush_denormal": flushes_denormals(),
         "versions": versions(),
     }
     if line.trainer.is_global_zero:

@@ -24,6 +24,8 @@ usage: python -m app COMMAND [options]
   generate  continue a text with a trained language model            --ckpt_path FILE --prompt "the market"
   diagnose  write an HTML report on the cells of checkpoints         --ckpt_path FILE [--ckpt_path FILE]
   prepare   write the features of TIMIT to files                     timit --root DISC --out DIR
+  sweep     start or continue a study that tunes and compares cells  configs/studies/momentum_digits.yaml --workers 2
+  report    write tables, figures and statistics of a study          configs/studies/momentum_digits.yaml
   cells     list the registered cells, or describe one               cells [NAME]
 
 python -m app COMMAND --help shows every option. --traceback shows where an error was raised.
@@ -38,6 +40,8 @@ COMMANDS = {
     "generate": "app.commands.generate",
     "diagnose": "app.commands.diagnose",
     "prepare": "app.commands.prepare",
+    "sweep": "app.commands.sweep",
+    "report": "app.commands.report",
     "cells": "app.commands.cells",
 }
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what shells report for a process ended by SIGINT or SIGPIPE
@@ -62,6 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))  # so that a cell in a file of the working directory can be imported
     try:
         _dispatch(arguments)
+        sys.stdout.flush()  # reports here that it cannot be written, not at exit
     except Stopped as stopped:
         return stopped.status
     except KeyboardInterrupt:
@@ -76,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         if show_traceback:
             traceback.print_exc()
-        print(f"error: {refused}", file=sys.stderr)
+        print(f"error: {_printable(str(refused))}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:
@@ -93,6 +98,11 @@ def _dispatch(arguments: Sequence[str]) -> None:
         getattr(import_module(COMMANDS[command]), command)(options)
     else:
         raise UserError(f"command must be one of {', '.join(COMMANDS)}, got {command!r}")
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with control characters, which options and files may contain, as escape sequences."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _discard_output() -> None:

@@ -6,11 +6,13 @@ The task, the data module and the Trainer are built from them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from pytorch_lightning import Callback
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.callbacks import LearningRateMonitor
@@ -21,11 +23,12 @@ from app.callbacks.solved import Solved
 from app.commands.class_lookup import check_sizes, class_at, import_named_classes, linked_sizes
 from app.commands.error_messages import plain_message
 from app.commands.trainer_options import check_trainer_options
+from app.diagnostics.probe import outermost_cells
 from app.errors import UserError
 from app.plots.tensorboard import RunLogger
 from app.runs.checkpoint_files import CheckpointFiles, read_checkpoint
 from app.runs.configuration import dump_config
-from app.runs.lightning_internals import leave_signals_alone
+from app.runs.lightning_internals import leave_signals_alone, set_collective_timeout
 from app.runs.run_directory import RunDirectory
 from app.tasks import Task
 from datamodules import DataModule
@@ -118,6 +121,18 @@ class CommandLine(LightningCLI):
             default=False,
             help="Stop once the validation loss is below the margin at which the task counts as solved.",
         )
+        parser.add_argument(
+            "--flush_denormal",
+            type=bool,
+            default=True,
+            help="Replace denormal numbers by 0 on the CPU, which is slow with them.",
+        )
+        parser.add_argument(
+            "--collective_timeout",
+            type=PositiveFloat,
+            default=10.0,
+            help="Minutes that one of several processes waits for the others before it ends.",
+        )
         parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in linked_sizes():
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
@@ -131,7 +146,9 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args(args)  # Lightning's method warns if sys.argv is not what is parsed
         options = self.config[self.command]
         for config in options.config or []:
-            for name in yaml.safe_load(config.read_text()) or {}:
+            for name, value in (yaml.safe_load(config.read_text()) or {}).items():
+                if name in ("resume", "ckpt_path") and value is not None:
+                    raise UserError(f"--{name} must be given on the command line, but it is in {config}")
                 if name not in options:  # the parser ignores an unknown name with an empty value
                     raise UserError(f"--{name} is unknown. It is in {config}. --help lists every option.")
 
@@ -143,6 +160,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
+        torch.set_flush_denormal(self.options.flush_denormal)  # before any thread of OpenMP starts
         self.run_directory: RunDirectory | None = None
         self.solved = Solved(self.options.stop_when_solved)
         check_trainer_options(self.options.trainer)
@@ -168,14 +186,15 @@ class CommandLine(LightningCLI):
                 kwargs["logger"] = self._tensorboard(self.run_directory)
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         leave_signals_alone(trainer)
+        set_collective_timeout(trainer, timedelta(minutes=self.options.collective_timeout))
         return trainer
 
     def _choose_run_directory(self) -> RunDirectory:
         if self.options.resume:
             return RunDirectory(Path(self.options.resume))
         configs = [Path(str(config)).stem for config in self.options.config or []]
-        cell = self.model.hparams["cell"]["class_path"].rpartition(".")[2]
-        return RunDirectory.new(self.options.run_dir, "+".join(configs) or "run", cell, run_seed())
+        trained = next(iter(outermost_cells(self.model).values()), self.model)
+        return RunDirectory.new(self.options.run_dir, "+".join(configs) or "run", type(trained).__name__, run_seed())
 
     def _run_callbacks(self, run: RunDirectory) -> list[Callback]:
         options = self.options

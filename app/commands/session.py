@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 import cells
 from app.commands import console
+from app.commands.denormals import denormal_setting_restored
 from app.commands.error_messages import plain_message
 from app.commands.parsing import CommandLine
 from app.errors import DivergenceError, LostProcessError, Stopped, UserError
@@ -40,6 +41,7 @@ IGNORED_WARNINGS = (
 echo = rank_zero_only(console.echo)  # once for all processes
 
 
+@denormal_setting_restored()
 def run(command: str, options: Sequence[str], act: Callable[[CommandLine], None]) -> None:
     """Parse ``options``, build the task, the data and the Trainer, and call ``act`` with them.
 

@@ -6,10 +6,12 @@ Each function says why no public interface does the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.connectors.logger_connector.result import _ResultMetric
+from torch.distributed.constants import default_pg_timeout
 
 
 def accumulates_gradient(trainer: Trainer) -> bool:
@@ -55,6 +57,16 @@ def set_hyperparameters(module: LightningModule, hyperparameters: dict[str, Any]
     The public ``save_hyperparameters`` stores what LightningCLI parsed, whatever it is called with.
     """
     module._set_hparams(hyperparameters)
+
+
+def set_collective_timeout(trainer: Trainer, timeout: timedelta) -> None:
+    """Set how long a process waits for the others in a collective operation, if the strategy has the default.
+
+    Only a strategy that is given as an object accepts the timeout as an argument. The Trainer creates most strategies
+    itself, from the number of devices or from a name.
+    """
+    if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:
+        trainer.strategy._timeout = timeout  # type: ignore[attr-defined]
 
 
 def leave_signals_alone(trainer: Trainer) -> None:

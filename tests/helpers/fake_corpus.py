@@ -1,4 +1,4 @@
-"""A corpus in small: sentences by a fixed rule, so that the next word can be foretold in part."""
+"""A fake corpus: sentences made by a fixed rule, so that the next word is partly predictable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUBJECTS, VERBS, OBJECTS = (
 
 
 def small_text(part: str) -> str:
-    """Lines of a subject, a verb that depends on it more often than not, and an object."""
+    """Return lines of a subject, a verb that usually depends on it, and an object."""
     rng = np.random.RandomState(LINES[part])
     lines = []
     for _ in range(LINES[part]):

@@ -16,6 +16,7 @@ import yaml
 from helpers.paths import QUICKSTART, ROOT
 
 from app.commands.main import main
+from app.commands.predict import write_predictions
 from app.tasks import SequenceClassifier
 
 SMALL = ["--model.hidden_size", "8", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
@@ -261,6 +262,16 @@ def test_predictions_as_parquet(trained):
     assert table.column_names[:3] == ["index", "target", "prediction"]
 
 
+def test_texts_that_are_formulas_for_spreadsheets_have_an_apostrophe_in_csv():
+    texts = ["=1+1", "+1", "-1", "@A1", "\t=1", "word", "'s", ""]
+    columns = {"number": torch.arange(-4, 4), "word": texts}
+    assert write_predictions([columns], Path("words.csv")) == len(texts)
+    with Path("words.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["word"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@A1", "'\t=1", "word", "'s", ""]
+    assert [int(row["number"]) for row in rows] == list(range(-4, 4))
+
+
 def test_predict_refuses_another_format_before_any_work(trained, capsys):
     assert main(["predict", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", "table.xls"]) == 2
     assert "output must end in .csv or .parquet, got 'table.xls'" in capsys.readouterr().err
@@ -305,6 +316,12 @@ def test_cells_describes_one(capsys):
     out = capsys.readouterr().out
     for argument in ("momentum", "step_size", "bias", "init", "engine"):
         assert f"--model.cell.{argument} " in out
+    assert "\nEngine: fused\n" in out
+
+
+def test_cells_names_the_operation_that_is_not_fused(capsys):
+    assert main(["cells", "NRU"]) == 0
+    assert "Engine: reference; it is not fused, because step uses aten.unsqueeze" in capsys.readouterr().out
 
 
 def test_closed_output_gives_no_traceback():

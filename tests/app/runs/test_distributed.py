@@ -24,6 +24,7 @@ from torch.optim import SGD, Adam
 from app.callbacks.random_states import RandomStates
 from app.commands.predict import every_prediction
 from app.tasks import FrameClassifier, FrameRegressor, LanguageModel, SequenceClassifier
+from app.tasks.regularization import Regularization
 from cells import LSTM
 from datamodules import TIMIT, Corpus, DataModule, Digits
 from datamodules.base import TensorsDataset
@@ -61,7 +62,8 @@ class Letters(DataModule):
 
 
 ADAM = partial(Adam, lr=0.05)
-DROPOUTS = ("output", "layer", "input", "word", "weight")
+# every process draws its own dropout masks, so dropout would make the losses differ
+WITHOUT_DROPOUT = Regularization(output_dropout=0, layer_dropout=0, input_dropout=0, word_dropout=0, weight_dropout=0)
 TASKS = {  # what is trained on what, and the batch size of each of two processes
     "classification": (
         lambda: SequenceClassifier(LSTM, 1, 10, hidden_size=6, optimizer=ADAM),
@@ -79,9 +81,7 @@ TASKS = {  # what is trained on what, and the batch size of each of two processe
         2,
     ),
     "language": (
-        lambda: LanguageModel(
-            LSTM, 13, 6, (6, 6), **{f"{name}_dropout": 0.0 for name in DROPOUTS}, optimizer=partial(SGD, lr=3)
-        ),
+        lambda: LanguageModel(LSTM, 13, 6, (6, 6), regularization=WITHOUT_DROPOUT, optimizer=partial(SGD, lr=3)),
         lambda batch_size, folder: Corpus(str(folder / "corpus"), batch_size, window=20, validation_rows=3),
         2,
     ),
@@ -265,6 +265,51 @@ def test_signal_to_one_process_or_to_all_stops_both_after_a_checkpoint(number, t
     assert f"stopped by {number.name} after step" in Path("said").read_text()
     assert "Traceback" not in Path("said").read_text()
     assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] > 20
+
+
+def start_two_with_a_frozen_second(*options: str) -> tuple[subprocess.Popen, int]:
+    """Return a run of two processes of which the second was stopped by SIGSTOP in step 10, and its process id."""
+    record = ["--trainer.callbacks", "helpers.records.Record"]
+    command = app("fit", *SMALL, "--trainer.max_epochs", "1000", "--run_dir", "run", *record, *TWO, *options)
+    variables = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "RECORD": "losses"}
+    variables["SIGNAL_AT"] = f"{int(signal.SIGSTOP)},10,1"
+    with Path("said").open("w") as said:
+        process = subprocess.Popen(command, env=os.environ | variables, stdout=said, stderr=said)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(lambda: Path("losses-1").exists() and Path("losses-1").read_text().count("\n") >= 10, 200)
+    (frozen,) = map(int, children.read_text().split())
+    wait_for(lambda: Path(f"/proc/{frozen}/stat").read_text().rpartition(")")[2].split()[0] == "T", 60)
+    return process, frozen
+
+
+@pytest.mark.slow
+def test_frozen_process_ends_the_other_after_the_timeout_with_a_message():
+    process, frozen = start_two_with_a_frozen_second("--collective_timeout", "0.2")
+    try:
+        assert process.wait(60) == 4, Path("said").read_text()
+        assert "rank 0 of 2 lost another process. Resume with:" in Path("said").read_text()
+        assert "Traceback" not in Path("said").read_text()
+        os.kill(frozen, signal.SIGCONT)
+        wait_for(lambda: not Path(f"/proc/{frozen}").exists(), 60)
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_second_signal_ends_a_process_that_waits_for_a_frozen_one():
+    process, frozen = start_two_with_a_frozen_second()
+    try:
+        time.sleep(2)  # the first process is now blocked in a collective operation
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: "a second signal ends at once" in Path("said").read_text(), 20)
+        time.sleep(3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        os.kill(frozen, signal.SIGCONT)
+        wait_for(lambda: not Path(f"/proc/{frozen}").exists(), 60)
+    finally:
+        process.kill()
 
 
 @pytest.mark.slow
