@@ -125,7 +125,7 @@ class CommandLine(LightningCLI):
             "--flush_denormal",
             type=bool,
             default=True,
-            help="Replace denormal numbers by 0 on the CPU, which is slow with them.",
+            help="Replace denormal numbers by 0 on the CPU; some processors are slow with them.",
         )
         parser.add_argument(
             "--collective_timeout",
