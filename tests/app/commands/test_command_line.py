@@ -300,6 +300,13 @@ def test_export_refuses_another_format(trained, capsys):
     assert not Path("model.h5").exists()
 
 
+@pytest.mark.parametrize("output", ["/proc/model.pt2", "folder.pt2"])
+def test_export_to_an_unwritable_place_gives_one_line(output, trained, capsys):
+    Path("folder.pt2").mkdir()
+    assert main(["export", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", output]) == 2
+    assert f"error: {output} cannot be written: " in capsys.readouterr().err
+
+
 def test_cells_lists_every_cell_with_its_equation_and_count(capsys):
     assert main(["cells", "--input_size", "3", "--hidden_size", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()

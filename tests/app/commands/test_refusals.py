@@ -50,6 +50,7 @@ PLUGINS = {
         (["--model.cell", "broken.Cell"], "broken cannot be imported: SyntaxError: invalid syntax"),
         (["--model.cell", "raises.Cell"], "raises cannot be imported: ZeroDivisionError: division by zero"),
         (["--seed_everything", "-1"], "-1 is not in bounds"),
+        (["--collective_timeout", "inf"], "--collective_timeout must be at most 10000 minutes, got inf"),
         (["--save_every", "0"], "--save_every must be above 0, got 0"),
         (["--data", "null"], "--data must be given"),
         (["--run_dir", "/proc/run"], "the run directory /proc/run cannot be written"),
