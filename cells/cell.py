@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from cells.engines.choice import Engine, compute
+from cells.engines.fused import NotFusable, run_fused
 from cells.introspection import Introspection
 from cells.state import State, check_state
 from cells.validation import positive_int
@@ -36,6 +38,7 @@ class Cell(nn.Module, Introspection, ABC):
         hidden_size: Number of features of one output step, H.
 
     Attributes:
+        engine: How a sequence is computed; ``auto`` chooses the fastest engine that can run the cell.
         init_args: The own keyword arguments that the caller gave.
         roles: Role of a parameter, by its name in the class, for optimizers that treat it separately:
             ``{"skew": "orthogonal"}``. See :func:`cells.parameter_roles`.
@@ -46,6 +49,7 @@ class Cell(nn.Module, Introspection, ABC):
 
     input_size: int
     hidden_size: int
+    engine: Engine = "auto"
     init_args: dict[str, Any]
     roles: ClassVar[Mapping[str, str]] = {}
 
@@ -79,7 +83,28 @@ class Cell(nn.Module, Introspection, ABC):
             ValueError: if ``x_BTI`` has another shape, no rows or no steps, or if ``state`` does not fit the cell and
                 the input.
         """
-        return self.loop(x_BTI, self.start_state(x_BTI, state))
+        return compute(self, x_BTI, self.start_state(x_BTI, state))
+
+    def run_fused(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """Compute a sequence by the engine ``fused``.
+
+        Raises:
+            NotFusable: if the step is not made of products with weights and pointwise operations.
+        """
+        if type(self).loop is not Cell.loop:
+            raise NotFusable("the cell overrides loop")
+        if torch.is_autocast_enabled(x_BTI.device.type):
+            raise NotFusable("autocast is on, and only the step itself knows what it may compute in low precision")
+        return run_fused(self.stepper(), x_BTI, state, x_BTI.dtype)
+
+    def run_library(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """Compute a sequence by torch's kernel, for cells whose :attr:`library` can be True."""
+        raise NotImplementedError(f"{type(self).__name__} has no kernel of torch")
+
+    @property
+    def library(self) -> bool:
+        """Whether torch has a kernel that can run the cell with its options."""
+        return False
 
     def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
         """Apply ``step`` (by default that of :meth:`stepper`) to each time step: the definition of the cell."""

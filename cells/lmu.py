@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cells.cell import Cell
-from cells.engines.choice import Engine, EngineCell, choose_engine
+from cells.engines.choice import Engine, check_engine
 from cells.engines.library import LibraryWeights, run_library
 from cells.engines.precision import no_autocast
 from cells.state import State
@@ -28,7 +28,7 @@ class LMUState(NamedTuple):
     m: Tensor
 
 
-class LMU(Cell, EngineCell):
+class LMU(Cell):
     """u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}, m_t = A m_{t-1} + B u_t, h_t = tanh(W_x x_t + W_h h_{t-1} + W_m m_t).
 
     The memory m holds the coefficients of u over the last ``theta`` steps in Legendre polynomials. A and B are fixed:
@@ -78,7 +78,7 @@ class LMU(Cell, EngineCell):
         self.feedback = feedback
         self.init = one_of("init", init, ("general", "published"))
         self.engine = engine
-        choose_engine(self)  # refuses an engine that cannot run this cell
+        check_engine(self)
         A_NN, B_N = legendre_memory(order, theta)
         dtype = torch.get_default_dtype()
         self.register_buffer("A", A_NN.to(dtype), persistent=False)  # order and theta determine them
@@ -126,10 +126,7 @@ class LMU(Cell, EngineCell):
             h_BH = torch.addmm(z_BH, m_BN, self.W_m.t()).tanh()
         return h_BH, LMUState(h_BH, m_BN)
 
-    def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if choose_engine(self) == "reference":
-            return super().forward(x_BTI, state)
-        state = self.start_state(x_BTI, state)
+    def run_library(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         with no_autocast(x_BTI):
             x_BTI = x_BTI.to(self.W_x.dtype)
             m_BTN = self.remember(x_BTI @ self.e_x, state.m)

@@ -14,7 +14,6 @@ from math import sqrt
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cells.cores.base import Core
@@ -23,9 +22,7 @@ from cells.cores.lstm import LSTMCore
 from cells.cores.orthogonal import DTRIVCore
 from cells.cores.tanh import RNNCore
 from cells.drives import restart_schedule
-from cells.engines.bptt import chunk_steps, gate_product
-from cells.engines.choice import choose_engine
-from cells.engines.precision import no_autocast
+from cells.engines.choice import check_engine
 from cells.introspection import TanhNetwork
 from cells.state import State
 from cells.validation import number_in, one_of, positive_int
@@ -76,7 +73,7 @@ class Nesterov(Core):
         self.step_size = number_in("(0, inf)", "step_size", step_size)
         self.restart_period = positive_int("restart_period", restart_period)
         self.sign = one_of("sign", sign, (1, -1))
-        choose_engine(self)  # refuses an engine that cannot run this cell
+        check_engine(self)
 
     def initial_state(self, batch_size: int) -> NesterovState:
         zeros_BG = self.weight_ih.new_zeros(batch_size, self.weight_ih.shape[0])
@@ -107,48 +104,6 @@ class Nesterov(Core):
 
     def tanh_network(self) -> TanhNetwork | None:
         return None  # its pre-activation depends on h_{t-2} too
-
-    def run_bptt(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
-        """Compute a sequence by the engine ``bptt``.
-
-        The extrapolation is linear. It is therefore applied to h and x instead of y, H and I numbers per step instead
-        of 2 G: U (h_{t-1} + c_t (h_{t-1} - h_{t-2})), and likewise for W and x. The first step is a separate chunk,
-        because its y_{t-1} comes from the state.
-        """
-        unrolled = self.unrolled(state.core)
-        low, dtype = self.product_dtype(), self.weight_ih.dtype
-        weight_GD: Tensor = self.weight_ih
-        bias_hh = self.bias_hh
-        with no_autocast(x_BTI):
-            if self.bias_ih is not None:  # b_ih is extrapolated with W x, as the weight of a constant 1
-                x_BTI = torch.cat([x_BTI, x_BTI.new_ones(*x_BTI.shape[:-1], 1)], -1)
-                weight_GD = torch.cat([weight_GD, self.bias_ih[:, None]], 1)
-            weight_GD = (self.sign * self.step_size * weight_GD).to(low)
-            steps_T = torch.arange(x_BTI.shape[1], device=x_BTI.device)
-            k_BT, c_BT = restart_schedule(state.k[:, None] + steps_T, self.restart_period, weight_GD.to(dtype))
-            before_BTD = F.pad(x_BTI[:, :-1], (0, 0, 1, 0))
-            ahead_BTD = (x_BTI + c_BT[:, :, None] * (x_BTI - before_BTD)).to(low)
-            c_TB = c_BT.t().contiguous()
-
-            first_GB = -c_TB[0] * state.y_hidden.t()
-            v_1GB = gate_product(ahead_BTD[:, :1], weight_GD, None).to(dtype) - c_TB[0] * state.y_input.t()
-            bias_G1 = None if bias_hh is None else bias_hh[:, None]
-            if bias_G1 is not None:
-                first_GB = first_GB + (1 + c_TB[0]) * bias_G1
-            unrolled.go_on(v_1GB, first_GB, c_TB[:1])
-            if len(c_TB) > 1:
-                steps = chunk_steps(len(x_BTI), len(weight_GD))
-                for ahead_BKD, c_KB in zip(
-                    torch.split(ahead_BTD[:, 1:], steps, 1), torch.split(c_TB[1:], steps), strict=True
-                ):
-                    unrolled.go_on(gate_product(ahead_BKD, weight_GD, None).to(dtype), bias_G1, c_KB)
-
-            y_input = F.linear(x_BTI[:, -1].to(low), weight_GD).to(dtype)
-            y_hidden = F.linear(unrolled.before_last().to(low), unrolled.weight_GH).to(dtype)
-            y_BTH, core_state = unrolled.result()
-        if bias_hh is not None:
-            y_hidden = y_hidden + bias_hh
-        return y_BTH, NesterovState(y_input, y_hidden, k_BT[:, -1], type(state.core)(*core_state))
 
 
 class NesterovRNN(Nesterov, RNNCore):

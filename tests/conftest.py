@@ -73,3 +73,18 @@ def trained_language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = str(ROOT / "configs" / "ptb" / "small.yaml")
     assert main(["fit", "--config", config, *options, *sizes, "--trainer.enable_progress_bar", "false"]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study file of one short run, and the directory of the study after it ran."""
+    from app.commands.main import main
+
+    folder = tmp_path_factory.mktemp("swept")
+    study = folder / "small.yaml"
+    study.write_text(
+        f"config: {QUICKSTART}\ncells: {{LSTM: {{}}}}\nshared: {{model.hidden_size: 4}}\n"
+        "budget: {epochs: 1}\nseeds: {reporting: [0]}\n"
+    )
+    assert main(["sweep", str(study), "--worker", "--dir", str(folder / "study")]) == 0
+    return study, folder / "study"

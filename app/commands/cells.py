@@ -10,6 +10,7 @@ from jsonargparse.typing import PositiveInt
 import cells as library
 from app.commands.console import Parser, echo, table
 from app.errors import UserError
+from cells.engines.choice import explain_engine
 from cells.registry import class_path, origin, own_parameters
 
 
@@ -75,6 +76,8 @@ def _describe(cell: library.Cell, sizes: str) -> None:
         rows.append([f"--model.cell.{name}", repr(parameter.default), kind, _help(cls, name)])
     if rows:
         echo(table(["argument", "default", "type", "meaning"], rows))
+    engine, reason = explain_engine(cell)
+    echo(f"\nEngine: {engine}" + (f"; it is not fused, because {reason}" if reason else ""))
     report = library.gain_report(cell)
     if report.dc_gain is not None:
         echo(f"\nWith these defaults: {report}")

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 from tabulate import tabulate
 
-from app.commands.error_messages import plain_message
 from app.errors import UserError
 
 
@@ -20,6 +19,8 @@ class Parser(ArgumentParser):
         super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        from app.commands.error_messages import plain_message  # needs torch, so only for a message
+
         raise UserError(plain_message(message)) from ex
 
 

@@ -20,6 +20,7 @@ from app.errors import UserError
 from app.runs.checkpoint_files import read_checkpoint
 from app.runs.results import flat_hyperparameters, versions, write_results
 from app.runs.run_directory import RunDirectory
+from app.runs.training_flops import training_flops
 from datamodules.base import run_seed
 
 Metrics = dict[str, dict[str, float]]
@@ -98,6 +99,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         "epochs": line.trainer.current_epoch,
         "seed": run_seed(),
         "parameters": _parameters(line),
+        "flops": training_flops(line.model, line.datamodule),
         "seconds": round(_seconds(line), 1),
         "task": type(line.model).__name__,
         "cell": line.model.hparams.get("cell"),  # a task of a third party may keep none

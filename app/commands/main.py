@@ -24,6 +24,8 @@ usage: python -m app COMMAND [options]
   generate  continue a text with a trained language model            --ckpt_path FILE --prompt "the market"
   diagnose  write an HTML report on the cells of checkpoints         --ckpt_path FILE [--ckpt_path FILE]
   prepare   write the features of TIMIT to files                     timit --root DISC --out DIR
+  sweep     start or continue a study that tunes and compares cells  configs/studies/momentum_digits.yaml --workers 2
+  report    write tables, figures and statistics of a study          configs/studies/momentum_digits.yaml
   cells     list the registered cells, or describe one               cells [NAME]
 
 python -m app COMMAND --help shows every option. --traceback shows where an error was raised.
@@ -38,6 +40,8 @@ COMMANDS = {
     "generate": "app.commands.generate",
     "diagnose": "app.commands.diagnose",
     "prepare": "app.commands.prepare",
+    "sweep": "app.commands.sweep",
+    "report": "app.commands.report",
     "cells": "app.commands.cells",
 }
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what shells report for a process ended by SIGINT or SIGPIPE

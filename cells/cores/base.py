@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cells.cell import Cell, Step
-from cells.engines.bptt import Unrolled
-from cells.engines.choice import Engine, EngineCell, choose_engine
+from cells.engines.choice import Engine
+from cells.engines.fused import run_fused
 from cells.introspection import Flops, InputGain
 from cells.state import State
 
 
-class Core(Cell, EngineCell):
+class Core(Cell):
     """h_t, core state_t = core_step(v_t, u_t, core state_{t-1}) with u_t = U h_{t-1} + b_hh and v_t from x_t.
 
     A new core implements :meth:`core_step`, :meth:`initial_core_state` and :meth:`recurrent_weight`, and creates and
@@ -33,13 +33,14 @@ class Core(Cell, EngineCell):
     Args:
         input_size: Number of input features, I.
         hidden_size: Number of hidden units, H.
-        engine: ``reference`` loops over the steps in plain torch, ``library`` runs torch's own kernel, ``bptt`` is the
-            engine of :mod:`cells.engines.bptt`, ``auto`` chooses the fastest one that can run the cell.
+        engine: ``reference`` loops over the steps in plain torch, ``library`` runs torch's own kernel, ``fused`` is the
+            engine of :mod:`cells.engines.fused`, ``auto`` chooses the fastest one that can run the cell.
 
     Attributes:
         gates: Number of gate blocks.
         gate_names: Names of the gate blocks in order, for reports; the default is their numbers.
         bounded: Whether h is bounded for any pre-activations.
+        kernel: torch's function for the recurrence of the core, if there is one.
         weight_ih: W, of shape (G, I).
         bias_ih: b_ih of shape (G,), or None.
         bias_hh: b_hh of shape (G,), or None.
@@ -51,6 +52,7 @@ class Core(Cell, EngineCell):
     gates: ClassVar[int]
     gate_names: ClassVar[tuple[str, ...]] = ()
     bounded: ClassVar[bool] = True
+    kernel: ClassVar[Callable[..., Any] | None] = None
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
 
@@ -77,14 +79,6 @@ class Core(Cell, EngineCell):
     def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         """Return v_BG, u_BG, and the fields of the next state before ``core``."""
 
-    @abstractmethod
-    def run_bptt(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
-        """Compute a sequence by the engine ``bptt``."""
-
-    def run_library(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
-        """Compute a sequence by torch's kernel, for cells whose :attr:`library` can be True."""
-        raise NotImplementedError(f"{type(self).__name__} has no kernel of torch")
-
     def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
         """Return how far each gate opens, in [0, 1] of shape (B, H), by name; the default is a core without gates."""
         return {}
@@ -105,11 +99,8 @@ class Core(Cell, EngineCell):
     def stepper(self) -> Step:
         return partial(self.step_with, self.recurrent_weight())
 
-    def forward(self, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        state = self.start_state(x_BTI, state)
-        run: dict[str, Callable[[Tensor, State], tuple[Tensor, State]]]
-        run = {"reference": self.loop, "library": self.run_library, "bptt": self.run_bptt}
-        return run[choose_engine(self)](x_BTI, state)
+    def run_fused(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        return run_fused(self.stepper(), x_BTI, state, self.product_dtype())
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x @ weight.T + bias in the dtype of the weight; only this may autocast compute in low precision."""
@@ -119,16 +110,6 @@ class Core(Cell, EngineCell):
         """Return the dtype of matrix products: that of the parameters, or that of autocast."""
         device = self.weight_ih.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_ih.dtype
-
-    def own_parameters(self) -> tuple[Tensor, ...]:
-        """Return the parameters of :attr:`recurrence` other than U and b_hh."""
-        return ()
-
-    def unrolled(self, core_state: Any) -> Unrolled:
-        """Return the part of the engine ``bptt`` that runs the core, starting from ``core_state``."""
-        assert self.recurrence is not None  # choose_engine checks it
-        weight_GH = self.recurrent_weight()
-        return Unrolled(self.recurrence, weight_GH.to(self.product_dtype()), tuple(core_state), self.own_parameters())
 
     def weight_flops(self) -> Flops:
         """Return the operations of the matrix products in :meth:`recurrent_weight` and in its backward pass."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cells.cores.gated import GatedCore
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
-from cells.engines.bptt import GRURecurrence
 
 
 class GRUState(NamedTuple):
@@ -35,7 +34,6 @@ class GRUCore(GatedCore):
     keeps = 1
     keeps_name = "update gate"
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.gru)
-    recurrence = GRURecurrence
 
     def initial_core_state(self, zeros_BH: Tensor) -> GRUState:
         return GRUState(zeros_BH)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from cells.cores.gated import GatedCore
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
-from cells.engines.bptt import LSTMRecurrence
 from cells.validation import number_in
 
 
@@ -39,7 +38,6 @@ class LSTMCore(GatedCore):
     keeps = 1
     admits = 0
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.lstm)
-    recurrence = LSTMRecurrence
 
     def __init__(self, input_size: int, hidden_size: int, *, forget_bias: float | None = None, **core: Any) -> None:
         self.forget_bias = None if forget_bias is None else number_in("(-inf, inf)", "forget_bias", forget_bias)

@@ -5,14 +5,13 @@ Shapes: B batch, H hidden_size (one gate block: G = H).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cells.cores.base import Core
 from cells.cores.tanh import RNNState
-from cells.engines.bptt import ModReLURecurrence, Recurrence
 from cells.engines.precision import no_autocast
 
 
@@ -31,7 +30,6 @@ class ModReLUCore(Core):
     gates = 1
     gate_names = ("U",)
     bounded = False
-    recurrence: ClassVar[type[Recurrence] | None] = ModReLURecurrence
 
     def __init__(self, input_size: int, hidden_size: int, **core: Any) -> None:
         super().__init__(input_size, hidden_size, **core)
@@ -54,9 +52,6 @@ class ModReLUCore(Core):
 
     def product_dtype(self) -> torch.dtype:
         return self.weight_ih.dtype
-
-    def own_parameters(self) -> tuple[Tensor, ...]:
-        return (self.modrelu_bias,)
 
     def initial_core_state(self, zeros_BH: Tensor) -> RNNState:
         return RNNState(zeros_BH)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cells.cores.torch_core import TorchCore
 from cells.driven import AdamDriven, IdentityDriven, MomentumDriven, RMSPropDriven, SRDriven
-from cells.engines.bptt import TanhRecurrence
 from cells.introspection import TanhNetwork
 
 
@@ -29,7 +28,6 @@ class RNNCore(TorchCore):
     gates = 1
     gate_names = ("U",)
     kernel: ClassVar[Callable[..., Any] | None] = staticmethod(torch.rnn_tanh)
-    recurrence = TanhRecurrence
 
     def initial_core_state(self, zeros_BH: Tensor) -> RNNState:
         return RNNState(zeros_BH)

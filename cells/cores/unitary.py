@@ -1,11 +1,10 @@
 """Recurrent networks with a unitary recurrent weight of full capacity; complex numbers are pairs of real numbers.
 
-Shapes: B batch, K steps of a chunk, H hidden_size = 2 N, N complex units (one gate block: G = H).
+Shapes: B batch, H hidden_size = 2 N, N complex units (one gate block: G = H).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,62 +14,8 @@ from cells.cores.modrelu import ModReLUCore
 from cells.cores.orthogonal import draw_angles
 from cells.cores.tanh import RNNState
 from cells.driven import IdentityDriven
-from cells.engines.bptt import Recurrence
 from cells.engines.precision import no_autocast
 from cells.validation import one_of
-
-
-class ComplexModReLURecurrence(Recurrence):
-    """h = (z / |z|) relu(|z| + b), for complex z = [real part, imaginary part]; the core's parameter is b."""
-
-    def forward(
-        self, z_KZB: Tensor, h_HB: Tensor, own: Sequence[Tensor], add_product: Callable[[int, Tensor], None]
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        K, H, B = z_KZB.shape
-        h_KHB = torch.empty_like(z_KZB)
-        bias_N1 = own[0][:, None]
-        spare_NB = h_HB.new_empty(H // 2, B)
-        for t, (z_2NB, h_out_2NB) in enumerate(
-            zip(z_KZB.view(K, 2, -1, B).unbind(0), h_KHB.view(K, 2, -1, B).unbind(0), strict=True)
-        ):
-            add_product(t, h_HB)
-            torch.mul(z_2NB, _gain(z_2NB, bias_N1, spare_NB), out=h_out_2NB)
-            h_HB = h_KHB[t]
-        return h_KHB, (), ()
-
-    def backward(
-        self,
-        kept: Sequence[Tensor],
-        before_KHB: Tensor,
-        dh: Sequence[Tensor],
-        dlast: Sequence[Tensor | None],
-        add_product: Callable[[int, Tensor], None],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        z_KZB, _, bias_N = kept
-        K, H, B = z_KZB.shape
-        z_K2NB = z_KZB.view(K, 2, H // 2, B)
-        size_KNB = torch.linalg.vector_norm(z_K2NB, dim=1)
-        active_KNB = ((size_KNB + bias_N[:, None] > 0) & (size_KNB > 0)).to(z_KZB.dtype)
-        # along e = z / |z| the gradient is unchanged, across it is multiplied by 1 + b / |z|
-        size_KNB.masked_fill_(size_KNB == 0, 1)
-        e_K2NB = z_K2NB / size_KNB[:, None]
-        across_K1NB = (active_KNB * (1 + bias_N[:, None] / size_KNB))[:, None]
-        more_K2NB = e_K2NB * (active_KNB[:, None] - across_K1NB)
-        d_K2NB = torch.empty_like(z_K2NB)
-        along_KNB = torch.empty_like(size_KNB)
-        for t in reversed(range(K)):
-            dh_2NB = dh[t + 1].view(2, -1, B)
-            along_NB = torch.sum(e_K2NB[t] * dh_2NB, 0, out=along_KNB[t])
-            torch.mul(dh_2NB, across_K1NB[t], out=d_K2NB[t]).addcmul_(more_K2NB[t], along_NB)
-            add_product(t, d_K2NB[t].view(H, B))
-        return d_K2NB.view(K, H, B), (along_KNB.mul_(active_KNB).sum((0, 2)),)
-
-
-def _gain(z_2NB: Tensor, bias_N1: Tensor, out_NB: Tensor) -> Tensor:
-    """Return relu(1 + b / |z|), by which modReLU multiplies z; the value at z = 0 is arbitrary."""
-    torch.hypot(z_2NB[0], z_2NB[1], out=out_NB)
-    out_NB.masked_fill_(out_NB == 0, 1)
-    return torch.div(bias_N1, out_NB, out=out_NB).add_(1).relu_()
 
 
 class UnitaryCore(ModReLUCore):
@@ -88,7 +33,6 @@ class UnitaryCore(ModReLUCore):
             s = -tan(u/2) with u ~ U(0, pi/2), as for the orthogonal cells.
     """
 
-    recurrence = ComplexModReLURecurrence
     roles: ClassVar[dict[str, str]] = {"skew": "orthogonal"}
 
     def __init__(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cells.drives.base import Drive
 from cells.drives.coefficients import Coefficient, Learn, largest
-from cells.engines.adaptive import adaptive
+from cells.drives.scan import linear_scan
 from cells.validation import number_in
 
 DELTA = "[1e-18, inf)"  # smaller: the powers of delta in the backward pass overflow in float32
@@ -57,8 +57,8 @@ class RMSProp(Drive):
         return _divided(self.step_size() * a_BC, m_BC, self.delta, self.delta_in_root), m_BC
 
     def forward(self, a_BTC: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        v_BTC, _, m_BC = adaptive(a_BTC, None, state, None, self.step_size(), self.beta, self.delta, self.delta_in_root)
-        return v_BTC, m_BC
+        m_BTC = _average(a_BTC, state, self.beta)
+        return _divided(self.step_size() * a_BTC, m_BTC, self.delta, self.delta_in_root), m_BTC[:, -1].clone()
 
     def settled(self, a_C: Tensor) -> Tensor:
         return _divided(self.step_size() * a_C, a_C**2, self.delta, self.delta_in_root)
@@ -125,18 +125,10 @@ class Adam(Drive):
         return _divided(p_BC, m_BC, self.delta, self.delta_in_root), AdamState(p_BC, m_BC)
 
     def forward(self, a_BTC: Tensor, state: AdamState) -> tuple[Tensor, AdamState]:
-        v_BTC, p_BC, m_BC = adaptive(
-            a_BTC,
-            state.p,
-            state.m,
-            self.momentum.over_time(a_BTC),
-            self.step_size(),
-            self.beta,
-            self.delta,
-            self.delta_in_root,
-        )
-        assert p_BC is not None
-        return v_BTC, AdamState(p_BC, m_BC)
+        p_BTC = linear_scan(self.momentum.over_time(a_BTC), self.step_size() * a_BTC, state.p)
+        m_BTC = _average(a_BTC, state.m, self.beta)
+        last = AdamState(p_BTC[:, -1].clone(), m_BTC[:, -1].clone())
+        return _divided(p_BTC, m_BTC, self.delta, self.delta_in_root), last
 
     def settled(self, a_C: Tensor) -> Tensor:
         p_C = self.step_size() / (1 - self.momentum()) * a_C
@@ -152,6 +144,11 @@ class Adam(Drive):
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}, delta={self.delta}, delta_in_root={self.delta_in_root}"
+
+
+def _average(a_BTC: Tensor, m_BC: Tensor, beta: float) -> Tensor:
+    """Return all m_t = beta m_{t-1} + (1-beta) a_t^2."""
+    return linear_scan(a_BTC.new_full((1, 1, 1), beta), (1 - beta) * a_BTC**2, m_BC)
 
 
 def _divided(p: Tensor, m: Tensor, delta: float, delta_in_root: bool) -> Tensor:

@@ -6,66 +6,129 @@ continued by another engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from cells.engines.bptt import Recurrence
+from cells.engines.fused import NotFusable
 from cells.validation import one_of
 
-Engine = Literal["auto", "reference", "library", "bptt"]
-ENGINES = ("auto", "reference", "library", "bptt")
+Engine = Literal["auto", "reference", "library", "fused"]
+ENGINES = ("auto", "reference", "library", "fused")
 
 
-class EngineCell(nn.Module):
-    """A cell that more than one engine can compute. The defaults describe a cell that only the step loop can run.
-
-    Attributes:
-        engine: The engine that the user asked for.
-        kernel: torch's function for the recurrence of the cell, if there is one.
-        recurrence: The recurrence for the engine ``bptt``, if there is one.
-    """
+class EngineCell(Protocol):
+    """What this module asks of a :class:`cells.Cell`."""
 
     engine: Engine
-    kernel: ClassVar[Callable[..., Any] | None] = None
-    recurrence: ClassVar[type[Recurrence] | None] = None
+    input_size: int
 
     @property
-    def library(self) -> bool:
-        """Whether :attr:`kernel` can run the cell with its options."""
-        return self.kernel is not None
+    def library(self) -> bool: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def loop(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+    def run_library(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+    def run_fused(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
-def choose_engine(cell: EngineCell) -> str:
-    """Return the engine that runs ``cell``. This is the one place that decides what ``auto`` means.
-
-    1. ``library`` if torch has a kernel that runs all steps of the cell at once: cuDNN's kernels, and on the CPU
-       oneDNN's LSTM.
-    2. ``bptt`` elsewhere. On the CPU torch's GRU and tanh network loop over the steps and create a graph node for each;
-       ``bptt`` trains 1.1 to 1.8 times as fast. These kernels still run in an exported program, and for a core without
-       a recurrence for ``bptt``.
-    3. ``reference``, the step loop, for a core that has neither.
+def check_engine(cell: EngineCell) -> None:
+    """Check that the engine that the user asked for exists and can run ``cell``.
 
     Raises:
-        ValueError: if the cell asks for an engine that does not exist or cannot run it.
+        ValueError: if it cannot.
     """
     one_of("engine", cell.engine, ENGINES)
-    name = type(cell).__name__
     if cell.engine == "library" and not cell.library:
-        raise ValueError(f"engine must be 'auto' for {name}, for which torch has no kernel, got 'library'")
-    if cell.engine == "bptt" and cell.recurrence is None:
-        raise ValueError(f"engine must be 'auto' or 'reference' for {name}, which has no recurrence, got 'bptt'")
-    if cell.engine != "auto":
+        raise ValueError(
+            f"engine must be 'auto' for {type(cell).__name__}, for which torch has no kernel, got 'library'"
+        )
+
+
+def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
+    """Return the engine that runs ``cell``. This is the one place that decides what ``auto`` means.
+
+    1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
+       for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
+       else ``reference``.
+    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once.
+    3. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel or the reference loop runs.
+
+    Args:
+        cell: The cell.
+        x: Its input, or None for an ordinary tensor on the device of the parameters.
+
+    Raises:
+        ValueError: as :func:`check_engine`.
+    """
+    check_engine(cell)
+    if cell.engine not in ("auto", "fused"):
         return cell.engine
-    # bptt chooses its chunks by the number of rows, which an exported program must leave open
-    by_hand = cell.recurrence is not None and not torch.compiler.is_exporting()
-    if cell.library and not (by_hand and _kernel_loops(cell)):
-        return "library"
-    return "bptt" if by_hand else "reference"
+    if x is None:
+        x = next(cell.parameters(), torch.empty(0))
+    if torch.compiler.is_compiling():  # true also during an export
+        return _without_fused(cell)
+    if _is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
+        return "reference"
+    return "library" if cell.library and x.is_cuda and cell.engine == "auto" else "fused"
 
 
-def _kernel_loops(cell: EngineCell) -> bool:
-    """Whether torch's kernel for the cell is a loop over the steps."""
-    return cell.kernel is not torch.lstm and not next(iter(cell.parameters())).is_cuda
+def _without_fused(cell: EngineCell) -> str:
+    return "library" if cell.library and cell.engine == "auto" else "reference"
+
+
+def _is_followed() -> bool:
+    """Whether more than autograd follows the operations on tensors; torch has no public function for it."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def compute(cell: EngineCell, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """Compute a sequence with the engine that :func:`choose_engine` returns.
+
+    Args:
+        cell: A :class:`cells.Cell`.
+        x_BTI: Inputs of shape (batch, time, input_size).
+        state: State before the first step.
+
+    Raises:
+        ValueError: if the cell asks for ``fused`` and its step cannot be fused.
+    """
+    run: dict[str, Callable[..., tuple[Tensor, Any]]]
+    run = {"reference": cell.loop, "library": cell.run_library, "fused": cell.run_fused}
+    with parametrize.cached():  # computes a parametrized weight once for the sequence
+        try:
+            return run[choose_engine(cell, x_BTI)](x_BTI, state)
+        except NotFusable as reason:
+            if cell.engine == "fused":
+                name = type(cell).__name__
+                raise ValueError(f"engine must be 'auto' or 'reference' for {name}, got 'fused': {reason}") from reason
+        return run[_without_fused(cell)](x_BTI, state)
+
+
+def explain_engine(cell: EngineCell) -> tuple[str, str]:
+    """Return the engine that runs ``cell`` on its device, and the reason if the step cannot be fused.
+
+    It runs the cell on a sequence of two steps.
+    """
+    engine = choose_engine(cell)
+    if engine != "fused":
+        return engine, ""
+    x_BTI = next(cell.parameters()).new_zeros(1, 2, cell.input_size)
+    try:
+        with torch.no_grad():
+            cell.run_fused(x_BTI, cell.initial_state(1))
+    except NotFusable as reason:
+        return _without_fused(cell), str(reason)
+    return engine, ""

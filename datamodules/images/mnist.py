@@ -43,6 +43,7 @@ class MNIST(DataModule):
         protocol: ``validation``: 5,000 of the 60,000 training images, always the same, choose the model.
             ``published``: all 60,000 images train, and the test set is evaluated after each epoch, as in the public
             code of MomentumRNN. The model is then chosen on the test set, so its accuracy is optimistic.
+        train_size: Number of training images, the first of a fixed random order; None: all of them.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -65,6 +66,7 @@ class MNIST(DataModule):
         layout: Literal["pixels", "rows"] = "pixels",
         downsample: int = 1,
         protocol: Literal["validation", "published"] = "validation",
+        train_size: int | None = None,
     ) -> None:
         super().__init__(root, batch_size)
         if permutation not in NAMED_PERMUTATIONS and not (isinstance(permutation, int) and 0 <= permutation < 2**32):
@@ -78,7 +80,10 @@ class MNIST(DataModule):
             raise ValueError(f"downsample must be a divisor of {SIDE}, got {downsample}")
         if protocol not in ("validation", "published"):
             raise ValueError(f"protocol must be one of validation, published, got {protocol!r}")
+        if train_size is not None and train_size < 1:
+            raise ValueError(f"train_size must be an integer of at least 1, got {train_size}")
         self.permutation = permutation
+        self.train_size = train_size
         self.layout = layout
         self.downsample = downsample
         self.protocol = protocol
@@ -130,15 +135,20 @@ class MNIST(DataModule):
 
     def setup(self, stage: str | None = None) -> None:
         training, self.test = self._read_part("train"), self._read_part("t10k")
-        if self.chosen_on_test:
-            self.train, self.validation = training, self.test
-            return
         # numpy guarantees the same draws in every version for RandomState only
         shuffled = torch.as_tensor(np.random.RandomState(0).permutation(len(training)))
-        self.train, self.validation = (
-            TensorsDataset(**training.__getitems__(rows.tolist()))
-            for rows in (shuffled[self.validation_size :], shuffled[: self.validation_size])
-        )
+        if self.chosen_on_test:
+            self.train, self.validation = training, self.test
+            rows = shuffled
+        else:
+            self.validation = _part(training, shuffled[: self.validation_size])
+            rows = shuffled[self.validation_size :]
+        if self.train_size is not None and self.train_size > len(rows):
+            raise DataError(
+                f"train_size must be at most {len(rows):,} for protocol {self.protocol}, got {self.train_size}"
+            )
+        if self.train_size is not None or not self.chosen_on_test:
+            self.train = _part(training, rows[: self.train_size])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order of the pixels and the position in the training data, for a checkpoint."""
@@ -251,6 +261,10 @@ class FashionMNIST(MNIST):
 
     known_as = "FashionMNIST"
     folders = ("FashionMNIST/raw", "fashion_mnist")
+
+
+def _part(images: TensorsDataset, rows: Tensor) -> TensorsDataset:
+    return TensorsDataset(**images.__getitems__(rows.tolist()))
 
 
 def _names(part: str) -> tuple[str, str]:

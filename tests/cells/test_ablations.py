@@ -63,7 +63,7 @@ def test_learned_momentum_learns_by_default():
     assert {"drive.momentum.raw", "drive.step_size.raw"} < names
 
 
-@pytest.mark.parametrize("engine", ["reference", "library", "bptt"])
+@pytest.mark.parametrize("engine", ["reference", "library", "fused"])
 def test_linear_state_equals_its_equations(engine):
     cell = cells.LinearStateLSTM(3, 5, linear_units=4, engine=engine).double()
     state = LinearState(

@@ -172,7 +172,7 @@ def compare(cell, x, state, per_tensor=2):
 
 
 def compare_loop(cell, x, state, loop):
-    """:func:`compare` for a cell that is no drive and core, with a loop of its own in numpy.
+    """:func:`compare` for a cell that is no drive and core, with a separate loop in numpy.
 
     ``loop`` gets x, the leaves of the state and a dictionary of the parameters, as arrays, and returns the outputs and
     the leaves of the last state.

@@ -1,4 +1,4 @@
-"""A corpus in small: sentences by a fixed rule, so that the next word can be foretold in part."""
+"""A fake corpus: sentences made by a fixed rule, so that the next word is partly predictable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUBJECTS, VERBS, OBJECTS = (
 
 
 def small_text(part: str) -> str:
-    """Lines of a subject, a verb that depends on it more often than not, and an object."""
+    """Return lines of a subject, a verb that usually depends on it, and an object."""
     rng = np.random.RandomState(LINES[part])
     lines = []
     for _ in range(LINES[part]):
@@ -26,7 +26,7 @@ def small_text(part: str) -> str:
 
 
 def write_small_corpus(folder: Path, names: str = "{}.txt", more_words: int = 0) -> None:
-    """The three files of the corpus; ``more_words``, each once, stand in a last line of the training text."""
+    """Write the three files of the corpus; ``more_words`` more words are in a last line of the training text."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in LINES:
         (folder / names.format(part)).write_text(small_text(part))

@@ -1,4 +1,4 @@
-"""MNIST in small: idx files with images that can be told apart, written by a fixed rule."""
+"""A small MNIST: idx files with distinguishable images, written by a fixed rule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VALIDATION_SIZE = 40
 
 
 def small_images(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels): a bar whose place is the label, over noise; every image is another."""
+    """Return (images, labels): a bar at the position of the label, over noise; all images differ."""
     rng = np.random.RandomState(SIZES[part])
     labels = np.arange(SIZES[part], dtype=np.uint8) % 10
     images = rng.randint(0, 60, (SIZES[part], 28, 28)).astype(np.uint8)
@@ -23,12 +23,12 @@ def small_images(part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """An array of bytes in the idx format: magic number, sizes (big endian), data."""
+    """Return an array of bytes in the idx format: magic number, sizes (big endian), data."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_small_mnist(folder: Path, packed: bool = True) -> None:
-    """The four files of the data set, gzipped or plain."""
+    """Write the four files of the data set, gzipped or plain."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in SIZES:
         images, labels = small_images(part)

@@ -123,7 +123,7 @@ def _core(core, numbers, weights, z, state):
 
 
 def orthogonal(core, base, skew):
-    """U = base map(A) for A of shape (..., H, H) with the entries of ``skew`` (..., H(H-1)/2) below its diagonal."""
+    """U = map(A) base for A of shape (..., H, H) with the entries of ``skew`` (..., H(H-1)/2) below its diagonal."""
     H = base.shape[-1]
     A = np.zeros((*skew.shape[:-1], H, H), skew.dtype)
     rows, columns = np.nonzero(np.tri(H, k=-1))
@@ -131,8 +131,8 @@ def orthogonal(core, base, skew):
     A[..., columns, rows] = -skew
     eye = np.eye(H)
     if core == "CayleyRNN":
-        return base @ (eye + A / 2) @ np.linalg.inv(eye - A / 2)
-    return base @ _exp(A)
+        return (eye + A / 2) @ np.linalg.inv(eye - A / 2) @ base
+    return _exp(A) @ base
 
 
 def unitary(numbers):

@@ -62,14 +62,17 @@ def files_of(monkeypatch):
 
 @pytest.mark.parametrize(("page", "arguments"), [command for command in ALL if command not in SEVERAL])
 @pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
-def test_command(page, arguments, files_of, trained, trained_language_model, small_mnist, small_timit):
+def test_command(page, arguments, files_of, trained, trained_language_model, swept, small_mnist, small_timit):
     files_of(page)
+    study, study_directory = swept
+    shutil.copytree(study_directory, "runs/studies/small")
     write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
     Path("my.txt").write_text("the cat sees a bird\n")
     run = trained
     if "--resume" in arguments:  # it writes into the run directory
         run = Path(shutil.copytree(trained, "run"))
     places = {"RUN": run, "DISC": small_timit / "disc", "FEATURES": small_timit / "features"}
+    places["configs/studies/momentum_digits.yaml"] = study
     places["PTB/checkpoints"] = trained_language_model / "checkpoints"
     for name, place in places.items():
         arguments = [argument.replace(name, str(place)) for argument in arguments]

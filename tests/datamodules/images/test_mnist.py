@@ -83,6 +83,20 @@ def test_training_and_validation_divide_the_training_images(small_mnist):
     assert len(set(rows(published.train))) == 240
 
 
+@pytest.mark.parametrize("protocol", ["validation", "published"])
+def test_part_of_the_training_images_is_always_the_same(protocol, small_mnist):
+    every, some, fewer = (ready(protocol=protocol, train_size=size) for size in (None, 50, 20))
+    assert (len(some.train), len(fewer.train)) == (50, 20)
+    assert set(rows(fewer.train)) < set(rows(some.train)) < set(rows(every.train))
+    assert rows(some.validation) == rows(every.validation)
+    assert some.description["split"]["train"] == 50
+
+
+def test_more_training_images_than_there_are_raise(small_mnist):
+    with pytest.raises(DataError, match="train_size must be at most 200 for protocol validation, got 201"):
+        ready(train_size=201)
+
+
 def test_split_is_independent_of_the_seed(small_mnist):
     first = ready()
     torch.manual_seed(5)
@@ -139,6 +153,7 @@ def test_layouts_and_downsampling(small_mnist):
         ({"layout": "columns"}, "layout must be one of pixels, rows, got 'columns'"),
         ({"downsample": 3}, "downsample must be a divisor of 28, got 3"),
         ({"downsample": 0}, "downsample must be a divisor of 28, got 0"),
+        ({"train_size": 0}, "train_size must be an integer of at least 1, got 0"),
         ({"protocol": "best"}, "protocol must be one of validation, published, got 'best'"),
     ],
 )

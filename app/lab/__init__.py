@@ -1,0 +1,1 @@
+"""Studies: fair comparisons of cells, run by ``sweep`` and described by ``report``."""

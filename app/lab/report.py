@@ -1,0 +1,174 @@
+"""Reports of a study: one HTML page, Markdown or LaTeX."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from tabulate import tabulate
+
+from app.lab.gathering import ArmResults, Gathered
+from app.lab.tables import (
+    Cell,
+    Table,
+    anchor,
+    comparison_table,
+    design,
+    failure_table,
+    point,
+    results_table,
+    sensitivity_table,
+    target_table,
+)
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+}  # fmt: skip
+
+
+def tables(gathered: Gathered) -> list[Table]:
+    """Return the tables of a report in order."""
+    every = [
+        results_table(gathered),
+        comparison_table(gathered),
+        target_table(gathered),
+        design(gathered),
+        sensitivity_table(gathered),
+        failure_table(gathered),
+    ]
+    return [table for table in every if table is not None]
+
+
+def html(gathered: Gathered, output: Path) -> str:
+    """Return one self-contained page with tables and figures."""
+    from app.lab.figures import pictures
+
+    environment = Environment(
+        loader=PackageLoader("app.lab"), autoescape=select_autoescape(["html"]), trim_blocks=True, lstrip_blocks=True
+    )
+    drawn = [
+        (picture.title, picture.caption, base64.b64encode(picture.svg.encode()).decode())
+        for picture in pictures(gathered)
+    ]
+    page: str = environment.get_template("report.html").render(
+        study=gathered.study,
+        tables=tables(gathered),
+        pictures=drawn,
+        lists=[
+            (anchor(results, phase), results, phase, runs)
+            for results in gathered.arms
+            for phase, runs in (("tuning", results.tuning), ("reporting", results.reporting))
+            if runs
+        ],
+        link=lambda run: _relative(run.path, output),
+        point=point,
+        progress=progress(gathered),
+        command=command(gathered),
+        study_text=gathered.study.path.read_text(encoding="utf-8"),
+    )
+    return page
+
+
+def markdown(gathered: Gathered, output: Path) -> str:
+    """Return the tables as Markdown; each number links to the list of its run directories."""
+
+    def text(cell: Cell) -> str:
+        plain = cell.text.replace("|", r"\|")
+        return f"[{plain}](#{cell.runs})" if cell.runs else plain
+
+    parts = [f"# {gathered.study.name}", progress(gathered)]
+    for table in tables(gathered):
+        parts += [f"## {table.title}", table.note, _tabulated(table, "github", text)]
+    parts.append("## Run directories")
+    for results, phase in _lists(gathered):
+        runs = results.tuning if phase == "tuning" else results.reporting
+        lines = [
+            f'- <a id="run-{run.name}"></a>[{run.name}]({_relative(run.path, output)}): {point(run.values)}, '
+            f"seed {run.seed}, {run.status}"
+            for run in runs
+        ]
+        parts += [f'<a id="{anchor(results, phase)}"></a>\n### {results.label}, {phase}', "\n".join(lines)]
+    parts += ["## Reproduce", f"```bash\n{command(gathered)}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(gathered: Gathered, output: Path) -> str:
+    """Return the tables as a LaTeX document with booktabs; each number links to the list of its run directories."""
+
+    def text(cell: Cell) -> str:
+        plain = escaped(cell.text)
+        return rf"\hyperref[{cell.runs}]{{{plain}}}" if cell.runs else plain
+
+    parts = [
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage[margin=1in,landscape]{geometry}\n"
+        "\\usepackage{hyperref}\n\\begin{document}",
+        rf"\section*{{{escaped(gathered.study.name)}}}",
+        escaped(progress(gathered)),
+    ]
+    for table in tables(gathered):
+        body = _tabulated(table, "latex_raw", text).replace(r"\hline", r"\midrule")
+        body = re.sub(r"\\midrule", r"\\toprule", body, count=1)
+        body = r"\bottomrule".join(body.rsplit(r"\midrule", 1))
+        parts += [rf"\subsection*{{{escaped(table.title)}}}", escaped(table.note), rf"{{\small\noindent {body}}}"]
+    parts.append(r"\section*{Run directories}")
+    for results, phase in _lists(gathered):
+        runs = results.tuning if phase == "tuning" else results.reporting
+        parts.append(rf"\phantomsection\label{{{anchor(results, phase)}}}")
+        parts.append(rf"\subsection*{{{escaped(f'{results.label}, {phase}')}}}")
+        items = [
+            rf"\item \phantomsection\label{{run-{run.name}}}\href{{run:{_relative(run.path, output)}}}"
+            rf"{{\texttt{{{escaped(run.name)}}}}}: {escaped(point(run.values))}, seed {run.seed}, {run.status}"
+            for run in runs
+        ]
+        parts.append("\\begin{itemize}\n" + "\n".join(items) + "\n\\end{itemize}")
+    parts += [
+        r"\section*{Reproduce}",
+        f"\\begin{{verbatim}}\n{command(gathered)}\n\\end{{verbatim}}",
+        r"\end{document}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+FORMATS: dict[str, Callable[[Gathered, Path], str]] = {".html": html, ".md": markdown, ".tex": latex}
+
+
+def command(gathered: Gathered) -> str:
+    """Return the command that reproduces a report."""
+    return f"python -m app sweep {gathered.study.path}\npython -m app report {gathered.study.path}"
+
+
+def progress(gathered: Gathered) -> str:
+    """Return how many runs there are, in a sentence."""
+    runs = {run.name: run.status for run in gathered.runs}
+    counts = {status: list(runs.values()).count(status) for status in dict.fromkeys(runs.values())}
+    return f"{len(runs)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + "."
+
+
+def escaped(text: str) -> str:
+    """Return a text for LaTeX."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _lists(gathered: Gathered) -> list[tuple[ArmResults, str]]:
+    return [
+        (results, phase)
+        for results in gathered.arms
+        for phase, runs in (("tuning", results.tuning), ("reporting", results.reporting))
+        if runs
+    ]
+
+
+def _tabulated(table: Table, form: str, text: Callable[[Cell], str]) -> str:
+    rows = [[text(cell) for cell in row] for row in table.rows]
+    header = [text(Cell(name)) for name in table.header]
+    text_of_table: str = tabulate(rows, header, tablefmt=form, disable_numparse=True)
+    return text_of_table
+
+
+def _relative(path: Path, output: Path) -> str:
+    return Path(os.path.relpath(path, output.absolute().parent)).as_posix()

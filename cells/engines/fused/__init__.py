@@ -1,0 +1,117 @@
+"""The engine ``fused``: a step, traced by torch, runs over a whole sequence in one compiled loop.
+
+Shapes: B batch, T time, I input_size, N features.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from cells.engines.fused.errors import NotFusable
+from cells.engines.fused.workspace import set_workspace_limit
+from cells.engines.precision import no_autocast
+
+__all__ = ["NotFusable", "run_fused", "set_workspace_limit"]
+
+MOST_PROGRAMS = 256
+
+_programs: dict[Any, Any] = {}  # the program of a step, or the reason why there is none
+
+
+def run_fused(step: Callable[..., Any], x_BTI: Tensor, state: Any, product_dtype: torch.dtype) -> tuple[Tensor, Any]:
+    """Compute a sequence with ``step``: y_BTN and the last state.
+
+    Compiled code serves float32 and float64 on the CPU; elsewhere the traced graphs run as torch operations.
+
+    Args:
+        step: A method of a module, or a ``functools.partial`` of one, that maps an input x_BI and a state to an output
+            and the next state.
+        x_BTI: Inputs.
+        state: State before the first step.
+        product_dtype: Precision of the products, which autocast may have lowered.
+
+    Raises:
+        NotFusable: if the step is not made of products with weights and pointwise operations.
+    """
+    from cells.engines.fused.trace import lift
+
+    lifted = lift(step)
+    leaves, structure = tree_flatten(state)
+    compiled = x_BTI.device.type == "cpu" and product_dtype == x_BTI.dtype and compiler_fault() is None
+    program = _program(lifted, x_BTI, leaves, structure, compiled)
+    if compiled:
+        from cells.engines.fused.run import run_program
+
+        y_BTN, *last = run_program(program, x_BTI, leaves, lifted.tensors)
+    else:
+        from cells.engines.fused.torch_ops import run_tensors
+
+        y_BTN, *last = run_tensors(program, x_BTI, leaves, lifted.tensors, product_dtype)
+    return y_BTN, tree_unflatten(last, structure)
+
+
+@functools.cache
+def compiler_fault() -> str | None:
+    """Return why there is no compiled code on this machine, or None if there is."""
+    try:
+        from cells.engines.fused.blas import gemm_address
+        from cells.engines.fused.code import compile_text
+
+        compile_text("")
+        gemm_address(torch.float32)
+    except Exception as error:  # llvmlite is absent or broken, or does not know the processor
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSpec, compiled: bool) -> Any:
+    """Return the program of a step, made at its first use.
+
+    Raises:
+        NotFusable: as :func:`run_fused`.
+    """
+    key = (
+        compiled,
+        tuple(lifted.key),
+        (x_BTI.shape[2], x_BTI.dtype, x_BTI.device),
+        tuple((tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves),
+        structure,
+    )
+    if key not in _programs:
+        try:
+            found: Any = _make_program(lifted, x_BTI, leaves, structure, compiled)
+        except NotFusable as reason:
+            found = reason.with_traceback(None)
+        while len(_programs) >= MOST_PROGRAMS:
+            _programs.pop(next(iter(_programs)))
+        _programs[key] = found
+    if isinstance(_programs[key], NotFusable):
+        raise NotFusable(str(_programs[key]))
+    return _programs[key]
+
+
+def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSpec, compiled: bool) -> Any:
+    from cells.engines.fused.derivatives import differentiate
+    from cells.engines.fused.schedule import make_schedule
+    from cells.engines.fused.trace import trace_step
+
+    real = {tensor.dtype for tensor in (x_BTI, *leaves) if tensor.is_floating_point()}
+    if real not in ({torch.float32}, {torch.float64}):
+        names = ", ".join(sorted(map(str, real)))
+        raise NotFusable(f"input and state must be all float32 or all float64, got {names}")
+    with no_autocast(x_BTI):
+        schedule = make_schedule(trace_step(lifted, x_BTI[:, 0], leaves, structure))
+        stages = differentiate(schedule)  # refuses what is not pointwise
+    if compiled:
+        from cells.engines.fused.program import Program
+
+        return Program(schedule, stages, x_BTI.dtype)
+    from cells.engines.fused.torch_ops import TensorProgram
+
+    return TensorProgram(schedule)
