@@ -176,7 +176,8 @@ def test_invalid_option_gives_one_line_and_status_2(options, message, capsys):
     [
         (
             ["fot"],
-            "command must be one of fit, validate, test, predict, export, generate, diagnose, prepare, cells",
+            "command must be one of fit, validate, test, predict, export, generate, diagnose, prepare, sweep, report, "
+            "cells",
         ),
         (["fit"], "--data and --model must be given"),
         (["test"], "--ckpt_path must be given"),

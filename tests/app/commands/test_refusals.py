@@ -51,6 +51,10 @@ PLUGINS = {
         (["--model.cell", "raises.Cell"], "raises cannot be imported: ZeroDivisionError: division by zero"),
         (["--seed_everything", "-1"], "-1 is not in bounds"),
         (["--collective_timeout", "inf"], "--collective_timeout must be at most 10000 minutes, got inf"),
+        (
+            ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01", "--model.lr_schedule", "cosine"],
+            "lr_schedule cosine needs --trainer.max_epochs or --trainer.max_steps",
+        ),
         (["--save_every", "0"], "--save_every must be above 0, got 0"),
         (["--data", "null"], "--data must be given"),
         (["--run_dir", "/proc/run"], "the run directory /proc/run cannot be written"),
@@ -119,6 +123,7 @@ def test_full_output_gives_one_line_and_status_2(options):
         (["--trainer.max_steps", "0"], "nothing was trained"),
         (["--trainer.limit_train_batches", "0"], "nothing was trained"),
         (["--trainer.limit_val_batches", "0"], "no validation was run"),
+        (["--trainer.max_steps", "0", "--model.lr_schedule", "cosine"], "nothing was trained"),
         (["--trainer.check_val_every_n_epoch", "3"], "no validation was run"),
         (["--trainer.fast_dev_run", "true"], "no checkpoint and no results were written"),
     ],
