@@ -25,20 +25,21 @@ class BaselineCurves(Callback):
         self.writers: dict[str, tuple[SummaryWriter, float]] = {}
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data, step = trainer.datamodule, trainer.global_step  # type: ignore[attr-defined]  # Lightning sets it
         if isinstance(data, DataModule) and isinstance(trainer.logger, TensorBoardLogger):
             folder = Path(trainer.logger.log_dir)
-            self.writers = {name: (SummaryWriter(folder / name), loss) for name, loss in data.baselines().items()}
-
-    @rank_zero_only
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._draw(trainer.global_step)
+            self.writers = {
+                name: (SummaryWriter(folder / name, purge_step=step or None), loss)
+                for name, loss in data.baselines().items()
+            }
+        if step == 0:  # a resumed run has drawn the first point
+            self._draw(0)
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._draw(trainer.global_step)
+            self._draw(trainer.global_step - 1)  # as Lightning's metrics of this validation
 
     @rank_zero_only
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,3 +51,4 @@ class BaselineCurves(Callback):
         for writer, loss in self.writers.values():
             for curve in CURVES:
                 writer.add_scalar(curve, loss, step)
+            writer.flush()  # before the checkpoint, from which a resumed run continues the line

@@ -92,6 +92,8 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         check_weights(trainer.lightning_module, trainer.global_step)
+        for logger in trainer.loggers:
+            logger.save()  # a resumed run does not log again what was logged before the checkpoint
         if trainer.is_global_zero and self.run.last.exists():
             with replacing(self.run.previous) as temporary:  # a link or copy, so last.ckpt always exists
                 try:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from app.diagnostics.probe import Measurement
+from app.errors import UserError
 from datamodules.files import replacing
 
 CURVES = ("steps", "probe_loss", "train_loss")
@@ -73,9 +75,16 @@ class History:
 
     @classmethod
     def load(cls, path: Path) -> History:
-        """Read a file that :meth:`save` wrote."""
-        with np.load(path) as arrays:
-            return cls.from_arrays(dict(arrays))
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        try:
+            with np.load(path) as arrays:
+                return cls.from_arrays(dict(arrays))
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+            raise UserError(f"the measurements in {path} cannot be read: {type(error).__name__}") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history as tensors, for a checkpoint."""

@@ -52,6 +52,7 @@ class GradientsThroughTime(Callback):
             self.history = History()
             self.losses: list[Tensor] = []  # of the training batches since the last measurement
             self.shown = 0  # number of measurements in the latest figures and in the file
+            self.resumed = False  # whether the points at the step of the checkpoint are missing in TensorBoard
 
     def state_dict(self) -> dict[str, Any]:
         losses = torch.stack(self.losses).cpu() if self.losses else torch.empty(0)
@@ -60,6 +61,7 @@ class GradientsThroughTime(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = History.from_state_dict(state_dict["history"])
         self.losses = list(state_dict["losses"].unbind())
+        self.resumed = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
@@ -73,6 +75,7 @@ class GradientsThroughTime(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.probe is not None and not self.history.steps:  # a resumed run has measured before
             self._measure(trainer, pl_module)
+        self._restore_curves(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,7 +93,8 @@ class GradientsThroughTime(Callback):
             self._show(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # not on_train_end, which Lightning skips where a finished training is resumed for its final evaluation
+        # Lightning skips the other hooks where a finished training is resumed for its final evaluation
+        self._restore_curves(trainer)
         if self.probe is not None and self.shown < len(self.history.steps):
             self._show(trainer, pl_module)
 
@@ -100,6 +104,15 @@ class GradientsThroughTime(Callback):
         train_loss = torch.stack(self.losses).mean().item() if self.losses else float("nan")
         self.losses = []
         self.history.add(trainer.global_step, train_loss, self.probe.measure(task))
+        self._log(trainer)
+
+    def _restore_curves(self, trainer: Trainer) -> None:
+        """Log the measurement at the step of the checkpoint again: TensorBoard removes all points from that step on."""
+        if self.resumed and self.probe is not None and self.history.steps[-1] == trainer.global_step:
+            self._log(trainer)
+        self.resumed = False
+
+    def _log(self, trainer: Trainer) -> None:
         board = Board(trainer)
         for cell in self.history.cells:
             suffix = f" of {cell}" if len(self.history.cells) > 1 else ""

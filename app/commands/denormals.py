@@ -1,9 +1,9 @@
 """Denormal numbers on the CPU, which commands replace by 0.
 
-Vanishing gradients become denormal, and processors compute with denormal numbers up to 15 times slower. The setting
-belongs to a thread, and a new thread starts with that of its creator. Backward passes on the CPU run in the calling
-thread, and the threads of OpenMP start at the first parallel operation. It is therefore enough to set it in the main
-thread before the task is built.
+Vanishing gradients become denormal, and some processors compute with denormal numbers up to 15 times slower. The
+setting belongs to a thread, and a new thread starts with that of its creator. Backward passes on the CPU run in the
+calling thread, and the threads of OpenMP start at the first parallel operation. It is therefore enough to set it in the
+main thread before the task is built.
 """
 
 from __future__ import annotations

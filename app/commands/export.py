@@ -34,7 +34,10 @@ def _export(line: CommandLine) -> None:
     example = next(iter(line.datamodule.test_dataloader()))["inputs"]
     if not example.is_floating_point():
         raise UserError(f"{type(line.model).__name__} reads words; only models of numeric sequences can be exported")
-    error = write_program(line.model, example, output)
+    try:
+        error = write_program(line.model, example, output)
+    except OSError as unwritable:
+        raise UserError(f"{output} cannot be written: {unwritable.strerror or unwritable}") from unwritable
     echo(f"{output}: equals the model within {error:.1e} of its largest output")
 
 
@@ -55,6 +58,7 @@ def write_program(model: nn.Module, example_BTI: Tensor, output: Path) -> float:
     Raises:
         UserError: for another ending, a missing directory or package, an operation that the exporter does not support,
             or outputs that differ from the model's.
+        OSError: if the file cannot be written.
     """
     writers = {".pt2": _write_torch, ".onnx": _write_onnx}
     if output.suffix not in writers:
@@ -65,6 +69,7 @@ def write_program(model: nn.Module, example_BTI: Tensor, output: Path) -> float:
     example_BTI = example_BTI[:1].repeat(2, 1, 1)  # the exporter would make a batch of 1 a constant
     other_BTI = torch.rand_like(example_BTI).repeat(2, 1, 1)[:3]
     with replacing(output) as temporary, torch.no_grad():
+        temporary.touch()  # raises an OSError, unlike torch and ONNX, if the file cannot be written
         program = writers[output.suffix](model, example_BTI, temporary)
         expected, found = model(other_BTI), program(other_BTI)
         error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))

@@ -34,6 +34,8 @@ from app.tasks import Task
 from datamodules import DataModule
 from datamodules.base import run_seed
 
+MOST_MINUTES = 10_000  # a week; torch's timeouts overflow with much more
+
 
 class Trainer(LightningTrainer):
     """Lightning's Trainer with a method ``export``, because LightningCLI makes one command of each method."""
@@ -125,7 +127,7 @@ class CommandLine(LightningCLI):
             "--flush_denormal",
             type=bool,
             default=True,
-            help="Replace denormal numbers by 0 on the CPU, which is slow with them.",
+            help="Replace denormal numbers by 0 on the CPU; some processors are slow with them.",
         )
         parser.add_argument(
             "--collective_timeout",
@@ -172,6 +174,9 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> LightningTrainer:
         given = self.config_init[self.subcommand].trainer
+        if (minutes := self.options.collective_timeout) > MOST_MINUTES:
+            raise UserError(f"--collective_timeout must be at most {MOST_MINUTES} minutes, got {minutes}")
+        timeout = timedelta(minutes=minutes)
         kwargs["plugins"] = [*_as_list(given.plugins), CheckpointFiles()]
         callbacks = [*_as_list(given.callbacks), *([] if given.enable_progress_bar is False else [ProgressBar()])]
         if self.subcommand != "fit":
@@ -186,7 +191,7 @@ class CommandLine(LightningCLI):
                 kwargs["logger"] = self._tensorboard(self.run_directory)
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         leave_signals_alone(trainer)
-        set_collective_timeout(trainer, timedelta(minutes=self.options.collective_timeout))
+        set_collective_timeout(trainer, timeout)
         return trainer
 
     def _choose_run_directory(self) -> RunDirectory:

@@ -51,13 +51,14 @@ class Board:
 
     Attributes:
         enabled: Whether the run has a TensorBoardLogger. The same in all processes.
-        step: Number of optimizer steps done.
+        step: Number of optimizer steps done; during a validation, the index of the step before it.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         self.enabled = bool(loggers)
-        self.step = trainer.global_step
+        # a validation during training belongs to the step before it, as Lightning's metrics do
+        self.step = max(trainer.global_step - trainer.validating, 0)
         self._writers: list[SummaryWriter] = [logger.experiment for logger in loggers]
 
     def scalar(self, name: str, value: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -16,6 +16,7 @@ from torch.optim import Adam
 from typing_extensions import Self
 
 from app.callbacks.averaging import AveragedWeights
+from app.errors import UserError
 from app.optim.parameter_groups import OptimizerFactory, optimizer_by_role
 from app.optim.schedules import LRSchedule, make_schedule
 from app.plots.tensorboard import Board
@@ -181,9 +182,13 @@ class Task(LightningModule):
 
     def _total_steps(self) -> int:
         """Return the number of optimizer steps of the whole run."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        if steps > 0:
-            return steps
+        estimated = self.trainer.estimated_stepping_batches
+        if estimated == inf:
+            raise UserError(f"lr_schedule {self.lr_schedule} needs --trainer.max_epochs or --trainer.max_steps")
+        if estimated > 0:
+            return int(estimated)
+        if not hasattr(self.trainer.datamodule, "batches_in_epochs"):  # type: ignore[attr-defined]
+            return 1  # the limits of the trainer allow no step, and schedules need at least one
         # Lightning cannot count the batches of a stream with random windows; its data module can
         accumulate = self.trainer.accumulate_grad_batches
         batches = self.trainer.datamodule.batches_in_epochs(self.trainer.max_epochs)  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ def test_baselines_are_reported(curve, monkeypatch, capsys):
     events = EventAccumulator("run/tensorboard/equal odds")
     events.Reload()
     found = events.Scalars(curve)
-    assert [event.step for event in found] == [0, 20, 40]  # 1,257 images in batches of 64, twice
+    assert [event.step for event in found] == [0, 19, 39]  # 1,257 images in batches of 64, twice; as validation metrics
     assert [event.value for event in found] == pytest.approx([2.302585] * 3, abs=1e-6)
     assert json.loads(Path("run/results.json").read_text())["baselines"] == {"equal odds": math.log(10)}
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("baseline: equal odds")]

@@ -23,6 +23,7 @@ from app.callbacks.monitor import Monitor
 from app.callbacks.random_states import RandomStates
 from app.commands.main import main
 from app.diagnostics.probe import ROWS, Measurement
+from app.errors import UserError
 from app.plots.tensorboard import RunLogger
 from app.runs.run_directory import RunDirectory
 from app.tasks import LanguageModel, SequenceClassifier
@@ -148,6 +149,13 @@ def test_history_is_restored_from_file_and_checkpoint():
         assert found.train_loss == [0, 1, 2]
         assert found.cells == ["cell"]
         np.testing.assert_array_equal(found.of_cell("cell")["h"], [[1] * 5, [3] * 5, [5] * 5])
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x05\x06" + bytes(18)])
+def test_damaged_file_of_measurements_is_refused(content):
+    FILE.write_bytes(content)
+    with pytest.raises(UserError, match=r"the measurements in gradients.npz cannot be read"):
+        History.load(FILE)
 
 
 @pytest.mark.parametrize("stopped", [4, 5])

@@ -92,7 +92,7 @@ def test_throughput_confusion_and_examples(observed):
     assert min(rates) > 0
     assert task.counts_CC.sum() == 180
     assert task.counts_CC.trace() == watch.right
-    assert [image.step for image in found.Images("watch_confusion")] == [3, 6]
+    assert [image.step for image in found.Images("watch_confusion")] == [2, 5]
     assert len(found.Images("watch_examples")) == 2
 
 
@@ -148,7 +148,7 @@ def list_like(batches, length):
 def test_number_of_figures_is_limited_and_includes_the_last_validation(monkeypatch):
     shown = []
     monkeypatch.setattr(SequenceClassifier, "show_batch", lambda *_: None)
-    monkeypatch.setattr(SequenceClassifier, "show_epoch", lambda task, board: shown.append(board.step // 3))
+    monkeypatch.setattr(SequenceClassifier, "show_epoch", lambda task, board: shown.append((board.step + 1) // 3))
     train(Monitor(), epochs=2 * SHOWINGS - 1)
     assert shown == [*range(2, 2 * SHOWINGS - 1, 2), 2 * SHOWINGS - 1]
 

@@ -38,7 +38,7 @@ def test_records_the_first_step_below_the_margin(capsys):
     assert found["solved"] is (found["test"]["loss"] < 0.01)
     assert found["solved_below"] == 0.01
     assert found["solved_at_step"] == below[0]
-    assert f"on validation after step {below[0]}" in capsys.readouterr().out
+    assert f"the validation loss was after step {below[0]}" in capsys.readouterr().out
     assert found["epochs"] == 12
 
 
@@ -69,4 +69,4 @@ def test_checkpoint_holds_the_step():
 
 def test_stop_when_solved_needs_a_margin(capsys):
     assert main(["fit", "--config", QUICKSTART, "--run_dir", "run", "--stop_when_solved", "true"]) == 2
-    assert "stop_when_solved is true, but Digits has no margin for it" in capsys.readouterr().err
+    assert "stop_when_solved is true, but Digits defines no margin for it" in capsys.readouterr().err

@@ -176,7 +176,8 @@ def test_invalid_option_gives_one_line_and_status_2(options, message, capsys):
     [
         (
             ["fot"],
-            "command must be one of fit, validate, test, predict, export, generate, diagnose, prepare, cells",
+            "command must be one of fit, validate, test, predict, export, generate, diagnose, prepare, sweep, report, "
+            "cells",
         ),
         (["fit"], "--data and --model must be given"),
         (["test"], "--ckpt_path must be given"),
@@ -298,6 +299,13 @@ def test_export_refuses_another_format(trained, capsys):
     assert main(["export", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", "model.h5"]) == 2
     assert "output must end in .pt2 (torch.export) or .onnx, got 'model.h5'" in capsys.readouterr().err
     assert not Path("model.h5").exists()
+
+
+@pytest.mark.parametrize("output", ["/proc/model.pt2", "folder.pt2"])
+def test_export_to_an_unwritable_place_gives_one_line(output, trained, capsys):
+    Path("folder.pt2").mkdir()
+    assert main(["export", "--ckpt_path", str(trained / "checkpoints/best.ckpt"), "--output", output]) == 2
+    assert f"error: {output} cannot be written: " in capsys.readouterr().err
 
 
 def test_cells_lists_every_cell_with_its_equation_and_count(capsys):

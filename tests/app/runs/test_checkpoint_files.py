@@ -49,3 +49,27 @@ def test_edited_configuration_of_a_run_is_refused_on_resume(trained, capsys):
     Path("run/config.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--resume", "run"]) == 2
     assert "optimizer.init_args.lr is 0.5, but 0.02 in the checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_step": None}, "is not a checkpoint of this program: it has no valid global_step"),
+        ({"pytorch-lightning_version": None}, "it has no valid pytorch-lightning_version"),
+        ({"state_dict": 3}, "it has no valid state_dict"),
+        (
+            {"state_dict": {"head.weight": torch.eye(3).to_sparse()}},
+            "dense weights, got torch.sparse_coo for head.weight",
+        ),
+        ({"optimizer_states": None}, "the checkpoint cannot be restored: TypeError"),
+        ({"pytorch-lightning_version": "none"}, "the checkpoint cannot be restored: InvalidVersion"),
+        ({"random_states": 3}, "the checkpoint cannot be restored: TypeError"),
+    ],
+)
+def test_checkpoint_with_wrong_entries_is_refused_in_one_line(changes, message, trained, capsys):
+    shutil.copytree(trained, "run")
+    path = Path("run/checkpoints/last.ckpt")
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+    assert main(["fit", "--resume", "run"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line

@@ -276,7 +276,9 @@ def start_two_with_a_frozen_second(*options: str) -> tuple[subprocess.Popen, int
     with Path("said").open("w") as said:
         process = subprocess.Popen(command, env=os.environ | variables, stdout=said, stderr=said)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: Path("losses-1").exists() and Path("losses-1").read_text().count("\n") >= 10, 200)
+    begun = Path("losses-1")
+    wait_for(lambda: process.poll() is not None or (begun.exists() and begun.read_text().count("\n") >= 10), 200)
+    assert process.poll() is None, Path("said").read_text()
     (frozen,) = map(int, children.read_text().split())
     wait_for(lambda: Path(f"/proc/{frozen}/stat").read_text().rpartition(")")[2].split()[0] == "T", 60)
     return process, frozen
@@ -284,9 +286,9 @@ def start_two_with_a_frozen_second(*options: str) -> tuple[subprocess.Popen, int
 
 @pytest.mark.slow
 def test_frozen_process_ends_the_other_after_the_timeout_with_a_message():
-    process, frozen = start_two_with_a_frozen_second("--collective_timeout", "0.2")
+    process, frozen = start_two_with_a_frozen_second("--collective_timeout", "1")  # long enough to start
     try:
-        assert process.wait(60) == 4, Path("said").read_text()
+        assert process.wait(180) == 4, Path("said").read_text()
         assert "rank 0 of 2 lost another process. Resume with:" in Path("said").read_text()
         assert "Traceback" not in Path("said").read_text()
         os.kill(frozen, signal.SIGCONT)

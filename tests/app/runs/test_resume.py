@@ -14,11 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from helpers.paths import QUICKSTART, ROOT
 from helpers.records import losses
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.commands.main import main
 from app.errors import UserError
@@ -26,6 +28,7 @@ from app.runs.checkpoint_files import read_checkpoint
 from app.runs.run_directory import RunDirectory
 
 SHORT = ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", "helpers.records.Record"]
+SHORT += ["--probe_every", "3"]
 DIGITS = ["--config", QUICKSTART, "--model.hidden_size", "8", "--data.batch_size", "300", "--trainer.max_epochs", "3"]
 DTRIV = ["--model.cell", "MomentumDTRIV", "--model.cell.rebase_every", "3"]
 FRAMES = [
@@ -94,7 +97,11 @@ def ended(process: subprocess.Popen, within: float = 600) -> tuple[int, str]:
 
 
 def assert_equal_runs(first: str, second: str) -> None:
-    """Check that weights, optimizers, schedules, positions in the data and results are equal."""
+    """Check that everything the runs left is equal, except for times and throughput.
+
+    These are weights, optimizers, schedules, positions in the data, results, gradients through time, and the curves,
+    images and texts in TensorBoard.
+    """
     left, right = (read_checkpoint(Path(run, "checkpoints/last.ckpt")) for run in (first, second))
     for state in (left, right):
         state.pop("callbacks")  # paths and seconds
@@ -104,6 +111,22 @@ def assert_equal_runs(first: str, second: str) -> None:
     for found in results:
         del found["seconds"]
     assert results[0] == results[1]
+    files = [sorted(path.name for path in Path(run).iterdir()) for run in (first, second)]
+    assert files[0] == files[1]
+    arrays = [dict(np.load(Path(run, "gradients.npz"))) for run in (first, second)]
+    assert_equal(*({name: array.tobytes() for name, array in of_run.items()} for of_run in arrays))
+    assert_equal(*(shown_in_tensorboard(run) for run in (first, second)))
+
+
+def shown_in_tensorboard(run: str) -> dict[str, list]:
+    """Return steps and values of each curve, and the steps of images and texts, by tag."""
+    events = EventAccumulator(str(Path(run, "tensorboard")), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    shown = {tag: [image.step for image in events.Images(tag)] for tag in tags["images"]}
+    shown |= {tag: [tensor.step for tensor in events.Tensors(tag)] for tag in tags["tensors"]}
+    return {tag: found for tag, found in (curves | shown).items() if "throughput" not in tag}
 
 
 def assert_equal(left, right, where: str = "") -> None:
@@ -123,8 +146,6 @@ def assert_equal(left, right, where: str = "") -> None:
 
 
 def curve(run: str, name: str) -> list[tuple[int, float]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(Path(run, "tensorboard")))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(name)]
@@ -184,6 +205,17 @@ def test_two_killed_processes_resume_bitwise_identical(case, places):
     assert ended(start("--resume", "run"))[0] == 0
     for rank in (0, 1):
         assert losses("losses", rank) == losses("whole-losses", rank)
+    assert_equal_runs("whole", "run")
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_run_killed_in_its_test_phase_resumes_with_the_same_files(batch):
+    """The training is complete, so that resuming it only shows the last figures and evaluates the best epoch."""
+    assert fit_apart(*DIGITS, *SHORT, "--run_dir", "whole", record="whole-losses") == 0
+    killed_at = f"{signal.SIGKILL},{-2 - batch},0"
+    assert fit_apart(*DIGITS, *SHORT, "--run_dir", "run", signal_at=killed_at) == -signal.SIGKILL
+    assert not Path("run/results.json").exists()
+    assert fit_apart("--resume", "run") == 0
     assert_equal_runs("whole", "run")
 
 
