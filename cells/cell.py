@@ -91,6 +91,8 @@ class Cell(nn.Module, Introspection, ABC):
         Raises:
             NotFusable: if the step is not made of products with weights and pointwise operations.
         """
+        if type(self).loop is not Cell.loop:
+            raise NotFusable("the cell overrides loop")
         if torch.is_autocast_enabled(x_BTI.device.type):
             raise NotFusable("autocast is on, and only the step itself knows what it may compute in low precision")
         return run_fused(self.stepper(), x_BTI, state, x_BTI.dtype)

@@ -33,8 +33,10 @@ class NRU(Cell):
 
     Source: Chandar, Sankar, Vorontsov, Kahou and Bengio, "Towards Non-saturating Recurrent Units for Modelling
     Long-term Dependencies", AAAI 2019, and its public code (github.com/apsarath/NRU), which averages over the heads
-    and, on permuted MNIST, applies no relu to what the heads write. The memory is not bounded: untrained, with random
-    inputs and 8 hidden units, its norm is 1e4 after 100 steps (17 with 212 units and a memory of 256).
+    and, on permuted MNIST, applies no relu to what the heads write. That code initializes the output layer of the
+    network with Xavier's scheme; here this layer belongs to the task, which keeps torch's. The memory is not bounded:
+    untrained, with random inputs and 8 hidden units, its norm is 1e4 after 100 steps (17 with 212 units and a memory
+    of 256).
 
     Args:
         input_size: Number of input features, I.

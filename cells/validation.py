@@ -25,14 +25,16 @@ def number_in(interval: str, name: str, value: float) -> float:
 
 
 def positive_int(name: str, value: int) -> int:
-    """Return ``value`` if it is an integer of at least 1.
+    """Return ``value`` if it is an integer of at least 1 that torch can store.
 
     Raises:
         ValueError: if it is not.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if value >= 2**63:  # torch's integers have 64 bits
+        raise ValueError(f"{name} must be less than 2^63, got {value}")
+    return value
 
 
 def one_of(name: str, value: Choice, choices: Sequence[Choice]) -> Choice:

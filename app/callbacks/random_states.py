@@ -28,7 +28,7 @@ class RandomStates(Callback):
         checkpoint["random_states"] = of_every_process(_states(trainer.strategy.root_device))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
-        self.loaded = checkpoint.get("random_states", [])
+        self.loaded = list(checkpoint.get("random_states", []))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rank = trainer.global_rank

@@ -25,7 +25,7 @@ class RunningMeans(Callback):
         checkpoint["running_means"] = of_every_process(_sums(trainer))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
-        self.loaded = checkpoint.get("running_means", [])
+        self.loaded = list(checkpoint.get("running_means", []))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_rank < len(self.loaded):  # Lightning creates the means in the first batch

@@ -90,6 +90,7 @@ def _class_paths(entry: Any) -> Iterator[str]:
         yield entry
     elif isinstance(entry, dict):
         yield str(entry.get("class_path", ""))
-        for argument in (entry.get("init_args") or {}).values():
+        arguments = entry.get("init_args")
+        for argument in arguments.values() if isinstance(arguments, dict) else ():
             if isinstance(argument, dict):
                 yield from _class_paths(argument)

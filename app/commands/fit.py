@@ -59,7 +59,7 @@ def _announce(line: CommandLine) -> None:
     """Print what will be trained, and what of the configuration files is not used."""
     cells = outermost_cells(line.model).values()
     described = dict.fromkeys(f"{type(cell).__name__}({cell.extra_repr()})" for cell in cells)
-    echo(f"{type(line.model).__name__} with {', '.join(described)}")
+    echo(" with ".join(filter(None, [type(line.model).__name__, ", ".join(described)])))
     echo(f"{_parameters(line):,} parameters, seed {run_seed()}")
     for config in line.options.config or []:
         for dropped in dropped_arguments(yaml.safe_load(config.read_text()) or {}, line.options.as_dict()):
@@ -102,7 +102,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         "flops": training_flops(line.model, line.datamodule),
         "seconds": round(_seconds(line), 1),
         "task": type(line.model).__name__,
-        "cell": line.model.hparams["cell"],
+        "cell": line.model.hparams.get("cell"),  # a task of a third party may keep none
         "data": type(line.datamodule).__name__,
         "preparation": line.datamodule.description,
         "device": str(line.trainer.strategy.root_device),

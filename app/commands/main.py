@@ -66,6 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))  # so that a cell in a file of the working directory can be imported
     try:
         _dispatch(arguments)
+        sys.stdout.flush()  # reports here that it cannot be written, not at exit
     except Stopped as stopped:
         return stopped.status
     except KeyboardInterrupt:
@@ -80,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         if show_traceback:
             traceback.print_exc()
-        print(f"error: {refused}", file=sys.stderr)
+        print(f"error: {_printable(str(refused))}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:
@@ -97,6 +98,11 @@ def _dispatch(arguments: Sequence[str]) -> None:
         getattr(import_module(COMMANDS[command]), command)(options)
     else:
         raise UserError(f"command must be one of {', '.join(COMMANDS)}, got {command!r}")
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with control characters, which options and files may contain, as escape sequences."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _discard_output() -> None:

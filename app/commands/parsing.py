@@ -23,6 +23,7 @@ from app.callbacks.solved import Solved
 from app.commands.class_lookup import check_sizes, class_at, import_named_classes, linked_sizes
 from app.commands.error_messages import plain_message
 from app.commands.trainer_options import check_trainer_options
+from app.diagnostics.probe import outermost_cells
 from app.errors import UserError
 from app.plots.tensorboard import RunLogger
 from app.runs.checkpoint_files import CheckpointFiles, read_checkpoint
@@ -120,7 +121,6 @@ class CommandLine(LightningCLI):
             default=False,
             help="Stop once the validation loss is below the margin at which the task counts as solved.",
         )
-        parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         parser.add_argument(
             "--flush_denormal",
             type=bool,
@@ -133,6 +133,7 @@ class CommandLine(LightningCLI):
             default=10.0,
             help="Minutes that one of several processes waits for the others before it ends.",
         )
+        parser.add_argument("--output", type=str | None, default=None, help="File that predict or export writes.")
         for size in linked_sizes():
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
 
@@ -145,7 +146,9 @@ class CommandLine(LightningCLI):
         self.config = parser.parse_args(args)  # Lightning's method warns if sys.argv is not what is parsed
         options = self.config[self.command]
         for config in options.config or []:
-            for name in yaml.safe_load(config.read_text()) or {}:
+            for name, value in (yaml.safe_load(config.read_text()) or {}).items():
+                if name in ("resume", "ckpt_path") and value is not None:
+                    raise UserError(f"--{name} must be given on the command line, but it is in {config}")
                 if name not in options:  # the parser ignores an unknown name with an empty value
                     raise UserError(f"--{name} is unknown. It is in {config}. --help lists every option.")
 
@@ -157,8 +160,8 @@ class CommandLine(LightningCLI):
 
     def instantiate_classes(self) -> None:
         self.options = self.config[self.subcommand]
-        self.run_directory: RunDirectory | None = None
         torch.set_flush_denormal(self.options.flush_denormal)  # before any thread of OpenMP starts
+        self.run_directory: RunDirectory | None = None
         self.solved = Solved(self.options.stop_when_solved)
         check_trainer_options(self.options.trainer)
         check_sizes(class_at(self.options.model.class_path), class_at(self.options.data.class_path))
@@ -183,15 +186,15 @@ class CommandLine(LightningCLI):
                 kwargs["logger"] = self._tensorboard(self.run_directory)
         trainer = super().instantiate_trainer(**kwargs, callbacks=callbacks)
         leave_signals_alone(trainer)
-        return trainer
         set_collective_timeout(trainer, timedelta(minutes=self.options.collective_timeout))
+        return trainer
 
     def _choose_run_directory(self) -> RunDirectory:
         if self.options.resume:
             return RunDirectory(Path(self.options.resume))
         configs = [Path(str(config)).stem for config in self.options.config or []]
-        cell = self.model.hparams["cell"]["class_path"].rpartition(".")[2]
-        return RunDirectory.new(self.options.run_dir, "+".join(configs) or "run", cell, run_seed())
+        trained = next(iter(outermost_cells(self.model).values()), self.model)
+        return RunDirectory.new(self.options.run_dir, "+".join(configs) or "run", type(trained).__name__, run_seed())
 
     def _run_callbacks(self, run: RunDirectory) -> list[Callback]:
         options = self.options

@@ -16,6 +16,8 @@ from app.errors import UserError
 from app.runs.distributed import of_every_process
 from datamodules.files import replacing
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a text in CSV begins with that spreadsheets take for a formula
+
 
 def predict(options: Sequence[str]) -> None:
     """Run the command ``predict``."""
@@ -39,6 +41,9 @@ def _predict(line: CommandLine) -> None:
 def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:
     """Write the rows of ``batches`` to a CSV or Parquet file with a column ``index`` and one for each entry.
 
+    In CSV an apostrophe precedes texts that spreadsheets would take for formulas, such as ``=1+1``. Parquet has the
+    texts unchanged.
+
     Args:
         batches: What ``predict_step`` returned: for each name a column, a tensor or a list. All have the same length.
         output: The file, ``.csv`` or ``.parquet``. An old one is replaced when the new one is complete.
@@ -58,7 +63,7 @@ def write_predictions(batches: Sequence[dict[str, Any]], output: Path) -> int:
                 with temporary.open("w", newline="", encoding="utf-8") as file:
                     writer = csv.writer(file)
                     writer.writerow(columns)
-                    writer.writerows(zip(*columns.values(), strict=True))
+                    writer.writerows(map(_as_text, row) for row in zip(*columns.values(), strict=True))
             else:
                 import pyarrow
                 import pyarrow.parquet
@@ -96,6 +101,11 @@ def check_output(output: Path) -> None:
             import pyarrow  # noqa: F401
         except ImportError as error:
             raise UserError("Parquet needs the package pyarrow: pip install 'momentum-rnn[parquet]'") from error
+
+
+def _as_text(value: Any) -> Any:
+    """Return a text that a spreadsheet would execute as a formula with an apostrophe in front, else ``value``."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _as_list(column: Tensor | list[Any]) -> list[Any]:

@@ -31,6 +31,8 @@ def one_line_refusal(error: BaseException) -> UserError | None:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return UserError(f"{place}{error.strerror}")
+    if _in_a_restored_checkpoint(error):
+        return UserError(f"the checkpoint cannot be restored: {type(error).__name__}: {_first_line(error)}")
     if isinstance(error, PROGRAMMING) or not raised_in(error, CHECKING):
         return None
     return UserError(_first_line(error))
@@ -41,6 +43,18 @@ def raised_in(error: BaseException, packages: tuple[str, ...]) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     module = frames[-1].f_globals.get("__name__", "") if frames else ""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _in_a_restored_checkpoint(error: BaseException) -> bool:
+    """Return whether ``error`` was raised while Lightning restored the contents of a checkpoint.
+
+    Optimizers, loops and callbacks raise any exception where an entry of theirs is missing or has another form.
+    """
+    return any(
+        frame.f_globals.get("__name__") == "pytorch_lightning.trainer.connectors.checkpoint_connector"
+        and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jsonargparse import Namespace
+
 from app.errors import UserError
 
 AT_LEAST_ONE = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
@@ -17,6 +19,8 @@ def check_trainer_options(trainer: Any) -> None:
     Raises:
         UserError: for a value outside the accepted range.
     """
+    if not isinstance(trainer, Namespace):
+        raise UserError(f"--trainer must be a block of options, got {trainer!r}")
     for name in AT_LEAST_ONE:
         if (value := trainer[name]) is not None and value < 1:
             raise UserError(f"--trainer.{name} must be an integer of at least 1, got {value}")

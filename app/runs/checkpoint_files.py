@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from app.tasks import Task
 
 INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"  # how load_from_checkpoint builds a task
-REQUIRED = {"state_dict", "hyper_parameters", "global_step", "epoch", "pytorch-lightning_version"}
+REQUIRED = {  # with the types of the entries
+    "state_dict": Mapping,
+    "hyper_parameters": Mapping,
+    "global_step": int,
+    "epoch": int,
+    "pytorch-lightning_version": str,
+}
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -68,8 +74,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if "weights_only" in reason:  # torch's message advises to load it without this protection
             reason = "it contains more than tensors and plain data"
         raise UserError(f"ckpt_path '{path}' cannot be read: {reason}") from error
-    if not isinstance(checkpoint, dict) or not REQUIRED.issubset(checkpoint):
+    if not isinstance(checkpoint, dict):
         raise UserError(f"ckpt_path '{path}' is not a checkpoint of this program")
+    checkpoint.setdefault("hyper_parameters", {})  # Lightning omits them for a task that keeps none
+    if wrong := [name for name, kind in REQUIRED.items() if not isinstance(checkpoint.get(name), kind)]:
+        raise UserError(f"ckpt_path '{path}' is not a checkpoint of this program: it has no valid {wrong[0]}")
+    for name, weight in checkpoint["state_dict"].items():
+        if isinstance(weight, torch.Tensor) and (weight.layout, weight.device.type) != (torch.strided, "cpu"):
+            raise UserError(f"ckpt_path '{path}' must contain dense weights, got {weight.layout} for {name}")
     return checkpoint
 
 

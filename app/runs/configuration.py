@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class _Strict(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
 def _expanded_size(node: Any, sizes: dict[int, int]) -> int:
     """Return the number of entries in ``node`` with every alias replaced by its target."""
     if id(node) not in sizes:
-        sizes[id(node)] = 1  # ends the recursion at an alias of an enclosing node
+        sizes[id(node)] = MAX_NODES + 1  # of an alias of an enclosing node, which would expand without end
         children = node.value if isinstance(node, yaml.CollectionNode) else []
         entries = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
         sizes[id(node)] = 1 + sum(_expanded_size(entry, sizes) for entry in entries)
@@ -72,11 +72,40 @@ def _existing_config(given: str) -> Path:
         raise UserError(
             f"config {given!r} does not exist. The program comes with, closest first: {closest_first(given, known)}"
         )
-    try:
-        yaml.load(path.read_text(encoding="utf-8"), _Strict)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {given!r} is not readable YAML: {' '.join(str(error).split())}") from error
+    check_config(path)
     return path
+
+
+def check_config(path: Path) -> None:
+    """Check that a configuration file is YAML that the parser can read.
+
+    Raises:
+        UserError: if it cannot be read, is not a mapping, or gives a key twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Strict)
+    except RecursionError as error:
+        raise UserError(f"config '{path}' is nested too deeply") from error
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # TypeError: a list as a key
+        raise UserError(f"config '{path}' is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"config '{path}' must contain blocks such as 'trainer:' and 'model:', got {str(content)[:40]!r}"
+        )
+    for entry in _mappings(content):
+        if not isinstance(entry.get("class_path", ""), str):
+            raise UserError(f"class_path in config '{path}' must be a text, got {entry['class_path']!r}")
+        if not isinstance(entry.get("init_args", {}), dict):
+            raise UserError(f"init_args in config '{path}' must be a block of arguments, got {entry['init_args']!r}")
+
+
+def _mappings(content: Any) -> Iterator[dict[Any, Any]]:
+    """Yield ``content`` if it is a mapping, and all mappings in it."""
+    if isinstance(content, dict):
+        yield content
+    if isinstance(content, (dict, list)):
+        for entry in content.values() if isinstance(content, dict) else content:
+            yield from _mappings(entry)
 
 
 def with_run_config(command: str, options: list[str]) -> list[str]:
@@ -96,6 +125,7 @@ def with_run_config(command: str, options: list[str]) -> list[str]:
     config = RunDirectory.of_checkpoint(Path(checkpoint)).config
     if not config.is_file():
         raise UserError(f"{config}, the configuration of {checkpoint}, does not exist. Give it by --config FILE.")
+    check_config(config)
     return ["--config", str(config), *options]
 
 

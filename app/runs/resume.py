@@ -10,7 +10,7 @@ import yaml
 
 from app.errors import UserError
 from app.runs.checkpoint_files import flat, read_checkpoint
-from app.runs.configuration import CONFIG_FLAGS, given
+from app.runs.configuration import CONFIG_FLAGS, check_config, given
 from app.runs.run_directory import RunDirectory
 from app.tasks import Task
 from datamodules import DataModule
@@ -56,13 +56,14 @@ def with_resumed_run(options: list[str]) -> list[str]:
             )
     if not run.config.is_file():
         raise UserError(f"resume: {folder!r} is not a run directory ({run.config} does not exist)")
+    check_config(run.config)
     checkpoint = given(options, "--ckpt_path") or str(run.last)
     if Path(checkpoint).resolve().parent != run.checkpoints.resolve():
         raise UserError(f"ckpt_path {checkpoint!r} is not a checkpoint of the run {folder}")
     try:
         read_checkpoint(Path(checkpoint))
     except UserError as error:
-        raise UserError(f"{error} {_offer(run, Path(checkpoint))}") from error
+        raise UserError(f"{str(error).rstrip('.')}. {_offer(run, Path(checkpoint))}") from error
     return ["--config", str(run.config), *options, "--ckpt_path", checkpoint]
 
 

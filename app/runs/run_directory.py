@@ -70,8 +70,10 @@ class RunDirectory:
         Rank 0 chooses it. The processes that Lightning starts from rank 0 use the same one.
 
         Raises:
-            UserError: if a process started by another program got no ``path``.
+            UserError: if a process started by another program got no ``path``, or ``path`` cannot be printed.
         """
+        if path and not path.isprintable():
+            raise UserError(f"run_dir must not contain control characters, got {path!r}")
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # Lightning sets it
             if not path and SHARED_PATH not in os.environ:
                 raise UserError("processes started by torchrun or a cluster need the same --run_dir DIR")

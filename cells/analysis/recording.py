@@ -90,7 +90,7 @@ class Recording:
 def recording(cell: Cell) -> Iterator[Recording]:
     """Record every step of ``cell`` inside the block, where it computes by its step loop under any engine."""
     record = Recording(cell)
-    replaced = {"loop": partial(_recorded_loop, record), "forward": partial(Cell.forward, cell)}
+    replaced = {"loop": partial(_recorded_loop, record), "forward": partial(_forward_by_steps, cell)}
     before = {name: vars(cell)[name] for name in replaced if name in vars(cell)}
     vars(cell).update(replaced)
     try:
@@ -99,6 +99,11 @@ def recording(cell: Cell) -> Iterator[Recording]:
         for name in replaced:
             del vars(cell)[name]
         vars(cell).update(before)
+
+
+def _forward_by_steps(cell: Cell, x_BTI: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """Compute a sequence by the step loop, whatever engine the cell is set to."""
+    return cell.loop(x_BTI, cell.start_state(x_BTI, state))
 
 
 def gradients_through_time(loss: Tensor, records: Sequence[Recording]) -> list[Gradients]:

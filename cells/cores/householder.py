@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cells.cores.modrelu import ModReLUCore
 from cells.driven import IdentityDriven
-from cells.engines.precision import no_autocast
+from cells.engines.precision import full_precision, no_autocast
 from cells.introspection import Flops
 from cells.validation import positive_int
 
@@ -56,11 +56,12 @@ class HouseholderCore(ModReLUCore):
         """Return I - W T^-1 W^T with W = [w_1 .. w_R] and T the upper triangle of W^T W, its diagonal halved."""
         rows, columns = self.places()
         with no_autocast(self.vectors):
-            W_HR = self.vectors.new_zeros(self.hidden_size, self.reflections).index_put((rows, columns), self.vectors)
+            vectors = full_precision(self.vectors)
+            W_HR = vectors.new_zeros(self.hidden_size, self.reflections).index_put((rows, columns), vectors)
             W_HR = W_HR / torch.linalg.vector_norm(W_HR, dim=0)
             T_RR = (W_HR.mT @ W_HR).triu(1) + torch.eye(self.reflections).to(W_HR) / 2
             product_HH: Tensor = W_HR @ torch.linalg.solve_triangular(T_RR, W_HR.mT, upper=True)
-            return torch.eye(self.hidden_size).to(W_HR) - product_HH
+            return (torch.eye(self.hidden_size).to(W_HR) - product_HH).to(self.vectors.dtype)
 
     def weight_flops(self) -> Flops:
         H, R = self.hidden_size, self.reflections

@@ -19,8 +19,11 @@ from cells.validation import number_in
 class JANETCore(GatedCore):
     """f, g = v_t + u_t; h_t = sig(f) h_{t-1} + (1 - sig(f - lag)) tanh(g).
 
-    Source: van der Westhuizen and Lasenby, "The unreasonable effectiveness of the forget gate", 2018. They use the
-    chrono initialization, ``max_timescale``.
+    With ``max_timescale`` the forget bias is drawn from log U(1, T_max - 1), and the other biases are those of
+    ``init``. The public code draws log U(1, T_max), and its other biases are 0.
+
+    Source: van der Westhuizen and Lasenby, "The unreasonable effectiveness of the forget gate", 2018, who use the
+    chrono initialization.
 
     Args:
         lag: Difference between the pre-activations of the forget gate and of the input gate: 1 as published (there

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cells.state import State
 
-SETTLING, MEASURED = 1000, 1000  # steps that Drive.settled discards, and steps that it averages
+SETTLING, MEASURED = 1000, 1000  # steps that Drive.settled discards at most, and steps that it averages
+CHUNK, SETTLED = 50, 1e-6  # v has settled if it changes by less than this part of itself during so many steps
 
 
 class Drive(nn.Module, ABC):
@@ -51,12 +52,18 @@ class Drive(nn.Module, ABC):
     def settled(self, a_C: Tensor) -> Tensor:
         """Return the value of v_C that the constant input ``a_C`` leads to, or its mean if v does not settle.
 
-        The default runs the drive, and averages v over :data:`MEASURED` steps after the first :data:`SETTLING`.
+        The default runs the drive until v is constant, and not 0, over :data:`CHUNK` steps: at 0 its derivative may
+        still change. If this does not happen within :data:`SETTLING` steps, v is averaged over the next
+        :data:`MEASURED`.
         """
-        v_1TC, _ = self.forward(
-            a_C.expand(1, SETTLING + MEASURED, -1), self.initial_state(torch.zeros_like(a_C).unsqueeze(0))
-        )
-        return v_1TC[0, SETTLING:].mean(0)
+        state = self.initial_state(torch.zeros_like(a_C).unsqueeze(0))
+        for _ in range(SETTLING // CHUNK):
+            v_1TC, state = self.forward(a_C.expand(1, CHUNK, -1), state)
+            change_C = v_1TC[0].amax(0) - v_1TC[0].amin(0)
+            if bool((change_C < SETTLED * v_1TC[0].abs().amax(0)).all()):
+                return v_1TC[0, -1]
+        v_1TC, _ = self.forward(a_C.expand(1, MEASURED, -1), state)
+        return v_1TC[0].mean(0)
 
     def growth(self) -> float | None:
         """Return the factor by which v changes in a step of zero input; above 1 the drive is unstable.

@@ -52,9 +52,9 @@ class ScheduledRestart(Drive):
         return v_BTC, RestartState(v_BTC[:, -1], k_BT[:, -1])
 
     def settled(self, a_C: Tensor) -> Tensor:
-        a_1TC = a_C.expand(1, self.restart_period, -1)
-        v_1TC, _ = self.forward(a_1TC, self.initial_state(torch.zeros_like(a_1TC[:, 0])))
-        return v_1TC[0].mean(0)  # each period starts from 0: the first one is like all others
+        # In every period v_k = s a (k + 3) / 4. This is its mean over k = 1, .., F.
+        v_C: Tensor = self.step_size() * (self.restart_period + 7) / 8 * a_C
+        return v_C
 
     def growth(self) -> float:
         return (self.restart_period - 1) / (self.restart_period + 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
-    """Return all v_t of v_t = c_t v_{t-1} + u_t, elementwise in rows and channels.
+    """Return all v_t of v_t = c_t v_{t-1} + u_t, elementwise in rows and channels, for real or complex numbers.
 
     The sequence is cut into about sqrt(T) blocks. All blocks are scanned at once, then the ends of the blocks are
     carried forward. This launches about 2 sqrt(T) operations instead of T. None of them is a matrix product, because
@@ -29,6 +29,8 @@ def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     Returns:
         v_BTC. Its last step is the state after the sequence.
     """
+    dtype = torch.promote_types(c.dtype, torch.promote_types(u_BTC.dtype, v_BC.dtype))
+    c, u_BTC, v_BC = c.to(dtype), u_BTC.to(dtype), v_BC.to(dtype)
     if not torch.is_grad_enabled():
         return _blocked(c.expand(-1, u_BTC.shape[1], -1), u_BTC, v_BC)  # plain operations, which exporters support
     return _LinearScan.apply(c, u_BTC, v_BC)  # type: ignore[no-any-return, no-untyped-call]  # torch's Function is untyped
@@ -45,14 +47,14 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         c, v_BTC, v_BC = ctx.saved_tensors
         (dv_BTC,) = grads
-        # du_t = dv_t + c_{t+1} du_{t+1}: the same recurrence, from the end to the start
-        c_full = c.expand(-1, dv_BTC.shape[1], -1)
+        # du_t = dv_t + conj(c_{t+1}) du_{t+1}: the same recurrence, from the end to the start
+        c_full = c.conj().resolve_conj().expand(-1, dv_BTC.shape[1], -1)
         later = torch.cat([torch.zeros_like(c_full[:, :1]), c_full[:, 1:].flip(1)], 1)
         du_BTC = linear_scan(later, dv_BTC.flip(1), torch.zeros_like(v_BC)).flip(1)
         dc = None
         if ctx.needs_input_grad[0]:
             before_BTC = torch.cat([v_BC[:, None], v_BTC[:, :-1]], 1)
-            dc = (du_BTC * before_BTC).sum_to_size(c.shape)
+            dc = (du_BTC * before_BTC.conj()).sum_to_size(c.shape)
         return dc, du_BTC, c_full[:, 0] * du_BTC[:, 0]
 
 

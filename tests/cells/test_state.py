@@ -7,11 +7,12 @@ from helpers.cell_builders import BUILT_IN
 from torch.utils._pytree import tree_map
 
 from cells import LSTM, MomentumLSTM
+from cells.registry import own_parameters
 from cells.state import check_state
 
 
 def engines_of(name):
-    return cell_builders.engines_of(BUILT_IN[name]) if hasattr(BUILT_IN[name](2, 4), "engine") else ["none"]
+    return cell_builders.engines_of(BUILT_IN[name]) if "engine" in own_parameters(BUILT_IN[name]) else ["none"]
 
 
 CASES = [(name, engine) for name in BUILT_IN for engine in engines_of(name)]

@@ -26,7 +26,7 @@ def small_text(part: str) -> str:
 
 
 def write_small_corpus(folder: Path, names: str = "{}.txt", more_words: int = 0) -> None:
-    """Write the three files of the corpus; a last line of the training text holds ``more_words`` words, each once."""
+    """Write the three files of the corpus; ``more_words`` more words are in a last line of the training text."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in LINES:
         (folder / names.format(part)).write_text(small_text(part))

@@ -1,4 +1,4 @@
-"""A fake MNIST: idx files with images that show their label, made by a fixed rule."""
+"""A small MNIST: idx files with distinguishable images, written by a fixed rule."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from cells.engines.fused.errors import NotFusable
@@ -166,7 +167,18 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
     aten = torch.ops.aten
     kept_by_core = [aten.elu, aten.gelu, aten.hardtanh, aten.leaky_relu]
-    return {**core_aten_decompositions(), **get_decompositions(kept_by_core)}
+    table = {**core_aten_decompositions(), **get_decompositions(kept_by_core)}
+    table.pop(aten.detach.default, None)  # its rule forgets that no gradient passes
+    return table
+
+
+class _NoGradIsRefused(TorchFunctionMode):
+    """Refuses ``torch.no_grad`` in a step, which a graph does not show."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            raise NotFusable("step changes the gradient mode; use detach() instead of torch.no_grad()")
+        return func(*args, **(kwargs or {}))
 
 
 def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure: TreeSpec) -> StepGraph:
@@ -189,7 +201,8 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
     def run(x_BI: Tensor, leaves: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
         step = lifted.rebuild(tensors)
         before = lift(step).key
-        y_BH, state = step(x_BI, tree_unflatten(leaves, structure))
+        with _NoGradIsRefused():
+            y_BH, state = step(x_BI, tree_unflatten(leaves, structure))
         found, structure_after = tree_flatten(state)
         if structure_after != structure:
             raise NotFusable(f"step changes the structure of the state from {structure} to {structure_after}")

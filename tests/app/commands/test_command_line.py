@@ -16,6 +16,7 @@ import yaml
 from helpers.paths import QUICKSTART, ROOT
 
 from app.commands.main import main
+from app.commands.predict import write_predictions
 from app.tasks import SequenceClassifier
 
 SMALL = ["--model.hidden_size", "8", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
@@ -259,6 +260,16 @@ def test_predictions_as_parquet(trained):
     table = parquet.read_table("predictions.parquet")
     assert table.num_rows == 360
     assert table.column_names[:3] == ["index", "target", "prediction"]
+
+
+def test_texts_that_are_formulas_for_spreadsheets_have_an_apostrophe_in_csv():
+    texts = ["=1+1", "+1", "-1", "@A1", "\t=1", "word", "'s", ""]
+    columns = {"number": torch.arange(-4, 4), "word": texts}
+    assert write_predictions([columns], Path("words.csv")) == len(texts)
+    with Path("words.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["word"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@A1", "'\t=1", "word", "'s", ""]
+    assert [int(row["number"]) for row in rows] == list(range(-4, 4))
 
 
 def test_predict_refuses_another_format_before_any_work(trained, capsys):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import QUICKSTART
+from helpers.paths import QUICKSTART, ROOT
 
 from app.commands.main import main
 from app.commands.refusals import one_line_refusal
 
 SMALL = ["--config", QUICKSTART, "--model.hidden_size", "4", "--model.lr_schedule", "constant", "--run_dir", "run"]
 SHORT = ["--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1", "--data.batch_size", "400"]
-PLUGINS = {"exits": "import sys\nsys.exit(0)\n", "broken": "def (:\n", "raises": "1 / 0\n"}
+PLUGINS = {
+    "exits": "import sys\nsys.exit(0)\n",
+    "broken": "def (:\n",
+    "raises": "1 / 0\n",
+    "controls": r"raise ValueError('a\nb\x1b[31m')",
+}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,8 @@ PLUGINS = {"exits": "import sys\nsys.exit(0)\n", "broken": "def (:\n", "raises":
         (["--save_every", "0"], "--save_every must be above 0, got 0"),
         (["--data", "null"], "--data must be given"),
         (["--run_dir", "/proc/run"], "the run directory /proc/run cannot be written"),
+        (["--run_dir", "a\nb\x1b[31m"], r"run_dir must not contain control characters, got 'a\nb\x1b[31m'"),
+        (["--model.cell", "controls.Cell"], r"controls cannot be imported: ValueError: a\nb\x1b[31m"),
     ],
 )
 def test_refused_option_gives_one_line_and_status_2(options, message, capsys, monkeypatch):
@@ -66,6 +76,39 @@ def test_errors_of_the_program_are_not_refusals():
 
     assert one_line_refusal(error_of(lambda: 1 / 0)) is None
     assert str(one_line_refusal(error_of(lambda: Path("none").read_text()))) == "none: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "config 'own.yaml' must contain blocks such as 'trainer:' and 'model:', got 'None'"),
+        ("- 1", "must contain blocks such as 'trainer:' and 'model:', got '[1]'"),
+        ("trainer: null", "--trainer must be a block of options, got None"),
+        ("trainer: [1]", "--trainer must be a block of options, got [1]"),
+        ("? [a, b]\n: 3", "config 'own.yaml' is not readable YAML: unhashable type: 'list'"),
+        ("[" * 3000 + "]" * 3000, "config 'own.yaml' is nested too deeply"),
+        ("a: &a [*a]", "its aliases expand to more than"),
+        ("model:\n  class_path: SequenceClassifier\n  init_args: [1]", "must be a block of arguments, got [1]"),
+        ("model:\n  class_path: 3", "class_path in config 'own.yaml' must be a text, got 3"),
+        ("resume: run", "--resume must be given on the command line, but it is in own.yaml"),
+    ],
+)
+def test_configuration_that_is_not_blocks_of_options_is_refused(content, message, capsys):
+    Path("own.yaml").write_text(content)
+    assert main(["fit", *SMALL, *SHORT, "--config", "own.yaml"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+
+
+@pytest.mark.parametrize("options", [["cells"], ["--help"], ["cells", "NoCell"]])
+def test_full_output_gives_one_line_and_status_2(options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "app", *options]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: there is no cell" if "NoCell" in options else "error: No space left on device")
 
 
 @pytest.mark.parametrize(

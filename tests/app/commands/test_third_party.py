@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,16 @@ def test_sizes_that_the_data_do_not_provide_are_named(own_module, capsys):
     assert (
         "Summing needs num_sums of the data, but Digits provides input_size and num_classes" in capsys.readouterr().err
     )
+
+
+def test_task_that_keeps_no_hyperparameters_is_trained_evaluated_and_resumed(own_module):
+    source = SOURCE.replace("self.keep_hyperparameters(self.cell, input_size=input_size, num_sums=num_sums)", "")
+    Path("without_hyperparameters.py").write_text(source)
+    module = "without_hyperparameters"
+    options = ["--data", f"{module}.Sums", "--model", f"{module}.Summing", "--model.cell", "LSTM"]
+    assert main(["fit", *options, "--trainer.max_epochs", "1"]) == 0
+    (run,) = Path("runs/run").iterdir()
+    assert run.name.startswith("LSTM-seed0-")
+    assert json.loads((run / "results.json").read_text())["cell"] is None
+    assert main(["test", "--ckpt_path", str(run / "checkpoints/best.ckpt")]) == 0
+    assert main(["fit", "--resume", str(run), "--trainer.max_epochs", "2"]) == 0

@@ -85,6 +85,21 @@ def test_projection_removes_accumulated_rounding():
     assert distance_from_orthogonal(projected.recurrent_weight()) < 4 * 16 * torch.finfo(torch.float32).eps  # 7.6e-6
 
 
+@pytest.mark.parametrize("name", ["ExpRNN", "CayleyRNN", "HouseholderRNN", "UnitaryRNN", "DTRIV"])
+def test_recurrent_weight_of_bfloat16_parameters_is_orthogonal(name):
+    """Its entries are rounded once, by at most 2^-8 of themselves, so an entry of U^T U changes by at most 2^-7."""
+    cell = cells.find_cell(name)(2, 24).bfloat16()
+    assert cell.recurrent_weight().dtype == torch.bfloat16
+    rounded_base = 1 + (name == "DTRIV")
+    assert distance_from_orthogonal(cell.recurrent_weight()) < rounded_base * 2**-7
+
+
+def test_projection_runs_with_bfloat16_parameters():
+    cell = DTRIV(2, 24, rebase_every=1, project_every=1).bfloat16()
+    cell.after_optimizer_step()
+    assert distance_from_orthogonal(cell.recurrent_weight()) < 2 * 2**-7
+
+
 def test_rebase_moves_the_base_and_keeps_the_function():
     cell = cell_builders.random_cell(DTRIV, 2, 6, rebase_every=2)
     x_BTI = torch.randn(3, 8, 2, dtype=torch.float64)

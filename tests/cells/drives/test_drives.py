@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import cells
-from cells.drives import Adam, Momentum, RMSProp, ScheduledRestart
+from cells.drives import Adam, Drive, Momentum, RMSProp, ScheduledRestart
 from cells.drives.coefficients import Coefficient
 from cells.drives.scan import linear_scan
 from cells.state import leaves
@@ -61,6 +61,34 @@ def test_scan_equals_a_loop_in_values_and_gradients(T, shape):
     found, expected = (torch.autograd.grad((v * weight).sum(), (c, u_BTC, v_BC)) for v in (scanned, looped))
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 5, 3), (2, 5, 3)])
+def test_scan_of_complex_numbers_has_derivatives(shape):
+    """With one coefficient, one per channel, one per step and channel, and one for each number."""
+    kind = {"dtype": torch.complex128, "requires_grad": True}
+    c, u_BTC, v_BC = torch.randn(*shape, **kind), torch.randn(2, 5, 3, **kind), torch.randn(2, 3, **kind)
+    assert torch.autograd.gradcheck(linear_scan, (c, u_BTC, v_BC))
+    assert torch.autograd.gradgradcheck(linear_scan, (c, u_BTC, v_BC))
+
+
+@pytest.mark.parametrize("real", [0, 1, 2])
+def test_scan_of_real_and_complex_numbers_has_derivatives(real):
+    shapes = ((1, 1, 3), (2, 5, 3), (2, 3))
+    tensors = [
+        torch.randn(shape, dtype=torch.float64 if n == real else torch.complex128, requires_grad=True)
+        for n, shape in enumerate(shapes)
+    ]
+    assert torch.autograd.gradcheck(linear_scan, tensors)
+
+
+def test_scan_of_complex_numbers_equals_a_loop():
+    c, u_BTC, v = (torch.randn(shape, dtype=torch.complex128) for shape in ((1, 1, 3), (2, 63, 3), (2, 3)))
+    c = c / (c.abs() + 0.01)
+    scanned = linear_scan(c, u_BTC, v)
+    for t, u in enumerate(u_BTC.unbind(1)):
+        v = c[:, 0] * v + u
+        assert_close(scanned[:, t], v, rtol=0, atol=1e-12)
 
 
 def test_scan_has_second_derivatives():
@@ -213,6 +241,57 @@ def test_gradient_descent_finds_the_momentum():
         optimizer.step()
     assert_close(student.momentum().item(), 0.8, rtol=0, atol=1e-2)
     assert_close(student.step_size().item(), 0.3, rtol=0, atol=1e-2)
+
+
+class Counted(Drive):
+    """v_t = decay v_{t-1} + a_t by the defaults of Drive, which counts its steps."""
+
+    def __init__(self, decay):
+        super().__init__()
+        self.decay, self.steps = decay, 0
+
+    def initial_state(self, zeros_BC):
+        return zeros_BC
+
+    def step(self, a_BC, state):
+        self.steps += 1
+        v_BC = self.decay * state + a_BC
+        return v_BC, v_BC
+
+
+@pytest.mark.parametrize(("decay", "most_steps"), [(0.0, 50), (0.6, 100), (0.95, 400), (0.999, 2000)])
+def test_default_settled_runs_until_the_drive_has_settled(decay, most_steps):
+    drive, a_C = Counted(decay), torch.tensor([2.0, -1.0], dtype=torch.float64)
+    expected = a_C / (1 - decay)
+    assert_close(drive.settled(a_C), expected, rtol=1e-5 if decay < 0.99 else 0.3, atol=0)  # at 0.999 it is cut off
+    assert drive.steps <= most_steps
+
+
+def test_default_settled_averages_a_drive_that_oscillates():
+    drive = Counted(-1.0)  # v = a, 0, a, 0, ..
+    assert_close(drive.settled(torch.tensor([2.0])), torch.tensor([1.0]), rtol=0, atol=1e-6)
+
+
+def test_default_settled_has_the_derivative_at_a_silent_input():
+    a_C = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(Counted(0.97).settled(a_C).sum(), a_C)
+    assert_close(slope.item(), 1 / (1 - 0.97), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("restart_period", [1, 2, 7, 40])
+def test_settled_restart_is_the_mean_over_a_period(restart_period):
+    drive = ScheduledRestart(0.3, restart_period).double()
+    a_C = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    expected = Drive.settled(drive, a_C)  # an average over 1000 steps, which is not a whole number of periods
+    v_1TC, _ = drive(a_C.expand(1, restart_period, -1), drive.initial_state(torch.zeros(1, 2, dtype=torch.float64)))
+    assert_close(drive.settled(a_C), v_1TC[0].mean(0), rtol=1e-12, atol=0)
+    assert_close(drive.settled(a_C), expected, rtol=0.05, atol=0)
+
+
+def test_settled_restart_does_not_run_a_long_period():
+    assert_close(
+        ScheduledRestart(0.5, 2**62).settled(torch.ones(1)), torch.tensor([0.5 * 2**62 / 8]), rtol=1e-6, atol=0
+    )
 
 
 def test_restart_schedule():

@@ -254,6 +254,40 @@ class Branched(Leaky):
         return super().step(x_BI, -state if state.sum() > 0 else state)
 
 
+class Detached(Leaky):
+    def step(self, x_BI, state):
+        y_BH, state = super().step(x_BI, state)
+        return y_BH + (y_BH - y_BH.detach()), state
+
+
+def test_gradient_stops_at_a_detached_value():
+    cell = make(Detached)
+    x_BTI, state = torch.randn(3, 9, 3, dtype=torch.float64), random_state(cell, 3)
+    assert difference(run(cell, x_BTI, state), run(cell, x_BTI, state, cell.loop)) < 1e-12
+
+
+class WithoutGradient(Leaky):
+    def step(self, x_BI, state):
+        with torch.no_grad():
+            return super().step(x_BI, state)
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class OwnDerivative(Leaky):
+    def step(self, x_BI, state):
+        y_BH, state = super().step(x_BI, state)
+        return Rounded.apply(y_BH), state
+
+
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
@@ -262,6 +296,8 @@ class Branched(Leaky):
         (Multiplied, "step uses aten."),
         (Counted, "step changes attributes of the cell"),
         (Branched, "step cannot be traced"),
+        (WithoutGradient, "step changes the gradient mode"),
+        (OwnDerivative, "step cannot be traced"),
         (cells.NRU, "step uses aten."),
         (cells.LMU, "step uses aten.addmm"),
     ],
