@@ -9,6 +9,7 @@ class UserError(Exception):
     """Invalid input: the message is one line with the value and what is accepted."""
 
     status = 2  # 1 is Python's status for an error in the program
+    details: tuple[str, ...] = ()  # further lines of the message
 
 
 class DivergenceError(UserError):

@@ -82,6 +82,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if show_traceback:
             traceback.print_exc()
         print(f"error: {_printable(str(refused))}", file=sys.stderr)
+        for detail in refused.details:
+            print(f"  {_printable(detail)}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:

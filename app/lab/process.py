@@ -6,11 +6,11 @@ from the same clean state.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
@@ -20,7 +20,6 @@ from typing import Any
 from app.commands.main import main
 from app.lab.locks import RunLock
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SERVER_LOST = 255  # exit status that multiprocessing reports if the server was killed
 Program = Callable[[Sequence[str]], int]
 
@@ -62,12 +61,17 @@ def _detach(duplicate: Any) -> int:
 
 
 def _run(arguments: list[str], log: str, descriptor: int, program: Program) -> None:
-    if (
-        sys.platform == "linux"
-    ):  # SIGTERM when the server ends, as it does when its worker dies: a checkpoint is written
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_end_with_worker, daemon=True).start()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     sys.argv[1:] = arguments  # Lightning starts further processes of the run with these
     sys.exit(program(arguments))
+
+
+def _end_with_worker() -> None:
+    """Send this process SIGTERM when its worker has died, so that it writes a checkpoint and ends."""
+    worker = multiprocessing.parent_process()
+    assert worker is not None
+    worker.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -114,9 +114,9 @@ class StudyError(UserError):
     """
 
     def __init__(self, path: Path, mistakes: list[str]) -> None:
-        self.mistakes = list(dict.fromkeys(mistakes))
-        count = f"{len(self.mistakes)} mistakes" if len(self.mistakes) > 1 else "a mistake"
-        super().__init__("\n  ".join([f"{path} has {count}:", *self.mistakes]))
+        self.details = tuple(dict.fromkeys(mistakes))
+        count = f"{len(self.details)} mistakes" if len(self.details) > 1 else "a mistake"
+        super().__init__(f"{path} has {count}:")
 
 
 def find_file(given: str, kind: str) -> Path:

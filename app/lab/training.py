@@ -17,7 +17,7 @@ from app.lab.locks import RunLock
 from app.lab.process import SERVER_LOST, Program, start
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-STOPPED = {LostProcessError.status, SERVER_LOST, *(128 + number for number in SIGNALS)}
+STOPPED = {LostProcessError.status, *(128 + number for number in SIGNALS)}
 STARTS_WITHOUT_PROGRESS = 3  # a run that is killed so often without a new checkpoint would be killed for ever
 POLL = 0.05  # seconds
 PATIENCE = 120  # seconds for a checkpoint after SIGTERM
@@ -69,6 +69,9 @@ def train(
 
     Returns:
         How it ended; None if this worker was asked to stop, after a checkpoint was written.
+
+    Raises:
+        LostProcessError: if the process that starts trainings was killed.
     """
     began = time.monotonic()
     log = directory.log(run)
@@ -89,6 +92,8 @@ def train(
         pruned = _wait(process, directory, run, interrupt, hopeless)
         status = process.exitcode
         assert status is not None  # it has ended
+        if status == SERVER_LOST:  # its training, which cannot be watched any longer, ends when this worker does
+            raise LostProcessError("the process that starts trainings was lost. The same command continues the study.")
         if status == 0:
             return outcome(*_value(directory, run, metric))
         if pruned:

@@ -23,7 +23,7 @@ MOMENTUM = {"momentum": {"uniform": [0.1, 0.9]}, "step_size": {"log_uniform": [0
 def mistakes(path) -> str:
     with pytest.raises(StudyError) as raised:
         check_study(read_study(path))
-    return "\n".join(raised.value.mistakes)
+    return "\n".join(raised.value.details)
 
 
 def built_cell(arm: Arm, drawn):

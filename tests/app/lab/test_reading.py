@@ -20,7 +20,7 @@ INIT = Dimension("init", "choice", ("torch", "published", None))
 def mistakes(path) -> list[str]:
     with pytest.raises(StudyError) as raised:
         read_study(path)
-    return raised.value.mistakes
+    return list(raised.value.details)
 
 
 def test_study_file_is_read(write_study):

@@ -44,6 +44,7 @@ def one(pattern: str) -> Path | None:
 def test_killed_study_equals_an_undisturbed_one(number):
     Path("study.yaml").write_text(STUDY)
     assert start("undisturbed").wait(280) == 0
+    assert json.loads(one("undisturbed/outcomes/*.json").read_text())["status"] == "complete"
     worker = start("killed")
     while not (curves := one("killed/runs/*/curves.json")) or len(json.loads(curves.read_text())) < 3:
         time.sleep(0.02)

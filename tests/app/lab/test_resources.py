@@ -51,3 +51,11 @@ def test_job_of_kubernetes_starts_workers_of_a_study_that_exists(capsys):
 def test_mistake_in_the_options_is_named(options, message, capsys):
     assert main(["sweep", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_mistakes_of_a_study_are_printed_one_to_a_line(write_study, capsys):
+    study = write_study(sampler="bayes", match="time")
+    assert main(["sweep", str(study)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"error: {study} has 2 mistakes:"
+    assert [line.split()[0] for line in lines[1:]] == ["sampler", "match"]

@@ -98,7 +98,7 @@ def test_killed_workers_leave_every_run_exactly_once(write_study, start_worker, 
 
 def test_killed_run_is_resumed_from_its_checkpoint(write_study, start_worker, tmp_path):
     study = write_study()
-    worker = start_worker(study, environment={"EPOCH_SECONDS": "0.5"})
+    worker = start_worker(study, environment={"EPOCH_SECONDS": "3"})  # longer than a busy machine takes to end it
     wait_until(lambda: list((tmp_path / "study").glob("runs/*/curves.json")))
     worker.kill()
     worker.wait()
