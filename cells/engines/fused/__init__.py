@@ -1,5 +1,28 @@
 """The engine ``fused``: a step, traced by torch, runs over a whole sequence in one compiled loop.
 
+The files, in the order in which data flow:
+
+- ``trace``: the graph of one step, by torch's tracer.
+- ``graphs``: reading, building and cutting such graphs.
+- ``dependence``: what each value of a step depends on.
+- ``sums``: the sums of products with weights, and their stages.
+- ``schedule``: the parts of a step, as data.
+- ``split``: from a traced step to its schedule.
+- ``derivatives``: the derivative of each stage, by torch.
+- ``lanes``, ``lowering``: from graphs of tensors to scalar expressions.
+- ``expressions``: scalar expressions without repetition.
+- ``code``, ``arithmetic``: machine code for loops and memory, and for the operations of expressions.
+- ``kernels``, ``matrix_product``: machine code for a pointwise stage, and for a product.
+- ``kept``: what the forward pass keeps for the backward pass.
+- ``loop``, ``forward_loop``, ``backward_loop``: machine code for the loops over time.
+- ``sequence``: the functions ``forward`` and ``backward``, made of these.
+- ``blas``: the addresses of the matrix products.
+- ``program``: a step compiled for this processor.
+- ``workspace``, ``threads``: memory that is used again, and blocks of rows in parallel.
+- ``run``: a program as one node of autograd.
+- ``torch_program``, ``torch_ops``: the same schedule as torch operations, where there is no compiled code.
+- ``errors``: the exception that says why a step cannot be fused.
+
 Shapes: B batch, T time, I input_size, N features.
 """
 
@@ -98,7 +121,7 @@ def _program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSp
 
 def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSpec, compiled: bool) -> Any:
     from cells.engines.fused.derivatives import differentiate
-    from cells.engines.fused.schedule import make_schedule
+    from cells.engines.fused.split import make_schedule
     from cells.engines.fused.trace import trace_step
 
     real = {tensor.dtype for tensor in (x_BTI, *leaves) if tensor.is_floating_point()}
@@ -112,6 +135,6 @@ def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: T
         from cells.engines.fused.program import Program
 
         return Program(schedule, stages, x_BTI.dtype)
-    from cells.engines.fused.torch_ops import TensorProgram
+    from cells.engines.fused.torch_program import TensorProgram
 
     return TensorProgram(schedule)

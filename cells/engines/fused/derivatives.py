@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from cells.engines.fused.expressions import Expression, in_order
-from cells.engines.fused.lanes import Lowering, common_width, flat
+from cells.engines.fused.lanes import Lanes, common_width, flat
+from cells.engines.fused.lowering import lower
 from cells.engines.fused.schedule import Schedule
 from cells.engines.fused.trace import decompositions
 
@@ -110,17 +111,17 @@ def differentiate(schedule: Schedule) -> list[StageExpressions]:
 
 def _expressions(schedule: Schedule, index: int) -> StageExpressions:
     derivative = trace_derivative(schedule, index, decompositions())
-    low = Lowering(schedule.rows, common_width(derivative.graph, schedule.rows))
-    inputs = [low.input(name, example.shape) for name, example in derivative.real.items()]
-    inputs += [low.input(name, example.shape, real=False) for name, example in derivative.counts.items()]
+    lanes = Lanes(schedule.rows, common_width(derivative.graph, schedule.rows))
+    inputs = [lanes.input(name, example.shape) for name, example in derivative.real.items()]
+    inputs += [lanes.input(name, example.shape, real=False) for name, example in derivative.counts.items()]
     for place in range(len(schedule.numbers)):
-        inputs.append(low.scalar(low.table.input("numbers", place, per_row=True)))
-    inputs += [low.input(f"d{name}", example.shape) for name, example in derivative.real_outputs.items()]
-    found = iter([flat(array) for array in low.run(derivative.graph, inputs)])
+        inputs.append(lanes.scalar(lanes.table.input("numbers", place, per_row=True)))
+    inputs += [lanes.input(f"d{name}", example.shape) for name, example in derivative.real_outputs.items()]
+    found = iter([flat(array) for array in lower(lanes, derivative.graph, inputs)])
     by_name = {name: next(found) for name in derivative.real_outputs}
     by_name |= {name: next(found) for name in derivative.outputs if name not in by_name}
     gradients = {name: next(found) for name in derivative.real}
-    return StageExpressions(low.width, [by_name[name] for name in derivative.outputs], gradients)
+    return StageExpressions(lanes.width, [by_name[name] for name in derivative.outputs], gradients)
 
 
 def is_cheap(blocks: list[Expression]) -> bool:

@@ -10,8 +10,9 @@ import torch
 from cells.engines.fused.blas import gemm_address
 from cells.engines.fused.code import compile_text
 from cells.engines.fused.derivatives import StageExpressions
+from cells.engines.fused.kept import choose_kept
 from cells.engines.fused.schedule import Schedule
-from cells.engines.fused.sequence import choose_kept, generate
+from cells.engines.fused.sequence import generate
 
 Native = Callable[[int], None]
 

@@ -8,119 +8,19 @@ Shapes: B batch, T time, K steps of a chunk, N features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
 
-from cells.engines.fused.derivatives import Derivative, trace_derivative
 from cells.engines.fused.errors import SECOND_DERIVATIVE
 from cells.engines.fused.schedule import Accumulator, Schedule
+from cells.engines.fused.torch_program import TensorProgram, TensorStage
 from cells.engines.precision import no_autocast
 
 CHUNK = {"cpu": 2**19, "cuda": 2**25}  # numbers in the accumulators of a chunk
-
-
-Run = Callable[..., list[Tensor]]
-
-
-@dataclass(frozen=True)
-class TensorStage:
-    """A stage for tensors.
-
-    Attributes:
-        derivative: What its graphs were made of.
-        forward: Takes real inputs, counts and numbers; gives the real outputs, then the others.
-        prepare: Takes the same; gives what the backward pass needs of them.
-        back: Takes the gradients of the real outputs and then that; gives the gradients of the real inputs.
-    """
-
-    derivative: Derivative
-    forward: Run
-    prepare: Run
-    back: Run
-
-    def outputs(self, named: dict[str, Tensor], numbers: list[Tensor]) -> list[Tensor]:
-        """Return the outputs in the order of the stage."""
-        found = self.forward(*self.arguments(named), *numbers)
-        if not self.derivative.counts:
-            return found
-        real = self.derivative.real_outputs
-        order = [*real, *(name for name in self.derivative.outputs if name not in real)]
-        by_name = dict(zip(order, found, strict=True))
-        return [by_name[name] for name in self.derivative.outputs]
-
-    def arguments(self, named: dict[str, Tensor]) -> list[Tensor]:
-        return [named[name] for name in (*self.derivative.real, *self.derivative.counts)]
-
-
-class TensorProgram:
-    """A schedule whose stages run as torch operations."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.stages = [_split(schedule, index) for index in range(len(schedule.stages))]
-
-
-def _split(schedule: Schedule, index: int) -> TensorStage:
-    """Divide the graph of a derivative by what depends on the gradients."""
-    derivative = trace_derivative(schedule, index)
-    graph = derivative.graph
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    cut = len(placeholders) - len(derivative.real_outputs)
-    inputs, seeds = placeholders[:cut], placeholders[cut:]
-    results = tree_leaves(next(node for node in graph.nodes if node.op == "output").args[0])
-    outputs, gradients = results[: len(derivative.outputs)], results[len(derivative.outputs) :]
-    late: set[fx.Node] = set(seeds)
-    for node in graph.nodes:
-        if any(source in late for source in node.all_input_nodes):
-            late.add(node)
-    needed = _needed(graph, gradients)
-    early = {
-        source: None
-        for node in graph.nodes
-        if node in late and node in needed
-        for source in node.all_input_nodes
-        if source not in late
-    }
-    early |= {node: None for node in gradients if node not in late}
-    rows = schedule.rows
-    return TensorStage(
-        derivative,
-        _extract(graph, inputs, outputs, rows),
-        _extract(graph, inputs, list(early), rows),
-        _extract(graph, [*seeds, *early], gradients, rows),
-    )
-
-
-def _needed(graph: fx.Graph, wanted: Sequence[fx.Node], given: Sequence[fx.Node] = ()) -> set[fx.Node]:
-    """The nodes that ``wanted`` needs, from ``given`` on."""
-    needed = set(wanted)
-    for node in reversed(graph.nodes):
-        if node in needed and node not in given:
-            needed.update(node.all_input_nodes)
-    return needed
-
-
-def _extract(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], traced: int) -> Run:
-    """Make a function of a part of ``graph``; the batch size of the trace becomes that of the first input."""
-    part = fx.Graph()
-    known = {node: part.placeholder(node.name) for node in inputs}
-    rows = part.call_function(torch.Tensor.size, (known[inputs[0]], 0))
-    needed = _needed(graph, outputs, inputs)
-    for node in graph.nodes:
-        if node in needed and node not in known and node.op == "call_function":
-            known[node] = part.node_copy(node, known.__getitem__)
-            known[node].args = fx.node.map_aggregate(
-                known[node].args, lambda arg: rows if type(arg) is int and arg == traced else arg
-            )
-    part.output([known[node] for node in outputs])
-    part.eliminate_dead_code()
-    run: Run = fx.GraphModule({}, part).forward
-    return run
 
 
 def run_tensors(
@@ -170,7 +70,7 @@ def run_tensors(
 def _over_time(
     accumulator: Accumulator, results: Sequence[Tensor], parts: Sequence[Tensor], low: torch.dtype, dtype: torch.dtype
 ) -> Tensor:
-    """What an accumulator gets before the loop: its products with sequences for a chunk, and its bias."""
+    """Return what an accumulator gets before the loop: its products with sequences for a chunk, and its bias."""
     total: Tensor | None = None
     for place, product in enumerate(accumulator.by_time):
         matrix, part = results[product.matrix].to(low), parts[product.operand.index].to(low)
@@ -332,7 +232,7 @@ def _add_product(total: Tensor, a: Tensor, matrix: Tensor) -> Tensor:
 def _by_step(
     stage: TensorStage, named: dict[str, Tensor], numbers: list[Tensor], K: int, B: int
 ) -> list[Sequence[Tensor]]:
-    """What the backward pass of a stage needs, for each step."""
+    """Return what the backward pass of a stage needs, for each step."""
     found = stage.prepare(*stage.arguments(named), *numbers)
     return [
         part.view(K, B, *part.shape[1:]).unbind(0) if part.dim() > 0 and part.shape[0] == K * B else [part] * K
@@ -343,7 +243,7 @@ def _by_step(
 def _operand(
     schedule: Schedule, program: TensorProgram, operand: Any, named: dict[str, Tensor], numbers: list[Tensor]
 ) -> Tensor:
-    """The left factor of a product with the state, for all steps of the chunk."""
+    """Return the left factor of a product with the state, for all steps of the chunk."""
     if operand.kind == "leaf":
         return named[f"leaf{operand.index}"]
     for part, stage in zip(schedule.stages, program.stages, strict=True):
