@@ -135,7 +135,13 @@ class DrivenCell(Core):
 
     def run_fused(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         if not self.drive.commutes_with_weights:
-            return super().run_fused(x_BTI, state)
+            if self.product_dtype() == self.weight_ih.dtype:
+                return super().run_fused(x_BTI, state)
+            # under autocast only the product with U may be in low precision, so the drive runs first
+            v_BTG, drive_state = self.drive_gates(self.drive, x_BTI, state.drive)
+            step = partial(self.step_gates, self.recurrent_weight())
+            y_BTH, core_state = run_fused(step, v_BTG, state.core, self.product_dtype())
+            return y_BTH, DrivenState(drive_state, core_state)
         driven = self.drive_input(self.drive, x_BTI, state.drive)
         step = partial(self.step_driven, driven.weight, driven.bias, self.recurrent_weight())
         y_BTH, core_state = run_fused(step, driven.d, state.core, self.product_dtype())
@@ -145,7 +151,10 @@ class DrivenCell(Core):
         self, weight_GD: Tensor, bias_G: Tensor | None, weight_GH: Tensor, d_BD: Tensor, core_state: Any
     ) -> tuple[Tensor, Any]:
         """Compute one step of the core on an input to which the drive was applied before."""
-        v_BG = self.linear(d_BD, weight_GD, bias_G)
+        return self.step_gates(weight_GH, self.linear(d_BD, weight_GD, bias_G), core_state)
+
+    def step_gates(self, weight_GH: Tensor, v_BG: Tensor, core_state: Any) -> tuple[Tensor, Any]:
+        """Compute one step of the core on the gates that the drive computed before."""
         return self.core_step(v_BG, self.linear(core_state.h, weight_GH, self.bias_hh), core_state)
 
     def settled(self, a_G: Tensor) -> Tensor:

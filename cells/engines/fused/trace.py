@@ -195,6 +195,7 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    _start_autograd()
     sizes = {size for tensor in (x_BI, *leaves, *lifted.tensors) for size in tensor.shape}
     rows = next(prime for prime in PRIMES if prime not in sizes)
 
@@ -224,6 +225,17 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
             raise NotFusable(f"step cannot be traced: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     _inline_numbers(module)
     return StepGraph(module.graph, rows, len(leaves))
+
+
+@functools.cache
+def _start_autograd() -> None:
+    """Run the first backward pass of this process before anything is traced.
+
+    A first backward pass after ``make_fx`` would start threads for devices, and torch then refuses every backward pass
+    in forked processes.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _inline_numbers(module: fx.GraphModule) -> None:
