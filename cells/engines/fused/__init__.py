@@ -111,6 +111,8 @@ def _program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSp
             found: Any = _make_program(lifted, x_BTI, leaves, structure, compiled)
         except NotFusable as reason:
             found = reason.with_traceback(None)
+        except Exception as error:  # a step that this engine does not foresee still runs on the reference
+            found = NotFusable(f"step cannot be compiled: {type(error).__name__}: {error}")
         while len(_programs) >= MOST_PROGRAMS:
             _programs.pop(next(iter(_programs)))
         _programs[key] = found
@@ -128,6 +130,8 @@ def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: T
     if real not in ({torch.float32}, {torch.float64}):
         names = ", ".join(sorted(map(str, real)))
         raise NotFusable(f"input and state must be all float32 or all float64, got {names}")
+    if not any(leaf.is_floating_point() for leaf in leaves):
+        raise NotFusable("the state has no floating-point tensor, so that there is no recurrence")
     with no_autocast(x_BTI):
         schedule = make_schedule(trace_step(lifted, x_BTI[:, 0], leaves, structure))
         stages = differentiate(schedule)  # refuses what is not pointwise

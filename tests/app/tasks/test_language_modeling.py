@@ -162,8 +162,8 @@ def test_untied_softmax_has_its_own_weight():
             r"must end with the embedding_size, 6, where tied is True, got \[8, 7\]",
         ),
         ({"hidden_sizes": []}, r"hidden_sizes must hold at least one layer, got \[\]"),
-        ({"embedding_size": 0}, "embedding_size is 0; an integer of at least 1 is expected"),
-        ({"lr_window": 0}, "lr_window is 0"),
+        ({"embedding_size": 0}, "embedding_size must be a positive integer, got 0"),
+        ({"lr_window": 0}, "lr_window must be a positive integer, got 0"),
         (
             {"adaptive_cutoffs": [8, 4]},
             r"cutoffs must increase between 0 and the vocabulary_size, 11, got \[8, 4\]",
