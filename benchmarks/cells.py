@@ -3,14 +3,14 @@
     python -m benchmarks.cells
     python -m benchmarks.cells --cells AdamLSTM MomentumLSTM --sizes 128x784x1x128 --repeats 5 --json cells.json
 
-A training step is forward, sum of the outputs, backward, without an optimiser. Its engine is the one that ``auto``
-takes. torch's own layer is that of the same core (torch.nn.RNN for the orthogonal cells). The plain loop is the engine
-``reference``: the step in plain torch over ``unbind``, as public code writes it. The products are those of the
-recurrent weight with a vector of each step, forward and backward, and of its gradient, in memory that is there already:
-what remains of a training step however the rest is computed. All four alternate in one run; ratios are medians, with
-the middle half of the repeats. Peak memory is how much the resident memory of a fresh process grows during the second
-of two training steps of which the first has one row: everything that is loaded once is in before. It is the least of
-three processes, because the heap of one and the same loop has holes in some and needs three times as much there.
+A training step is forward, sum of the outputs, backward, without an optimizer. The engine is the choice of ``auto``;
+:mod:`benchmarks.engines` compares the engines. torch's own layer is that of the same core (torch.nn.RNN for the
+orthogonal cells). The plain loop is the engine ``reference``. The products are those of the recurrent weight with a
+vector of each step, forward and backward, and of its gradient, in memory that exists already: no implementation is
+faster. All four alternate in one run, with denormal numbers flushed; ratios are medians, with the middle half of the
+repeats. Peak memory is how much the resident memory of a new process grows during the second of two training steps.
+The first step has one row, so that loading is not counted. The result is the least of three processes, because the heap
+of some processes has holes.
 Shapes: B batch, T time, I input_size, H hidden_size.
 """
 
@@ -45,7 +45,7 @@ SIZES = (Size(128, 784, 1, 128), Size(128, 784, 1, 256), Size(32, 150, 129, 158)
 
 
 def parse_size(text: str) -> Size:
-    """``BxTxIxH``, for instance ``128x784x1x128``."""
+    """Parse ``BxTxIxH``, for instance ``128x784x1x128``."""
     return Size(*map(int, text.split("x")))
 
 
@@ -77,7 +77,7 @@ def products(cell: Cell, size: Size) -> Callable[[], None]:
 
 
 def build(name: str, engine: str, size: Size) -> nn.Module:
-    """The cell under an engine, or torch's layer for the same core where the engine is ``torch``."""
+    """Return the cell on an engine, or torch's layer for the same core if the engine is ``torch``."""
     if engine == "torch":
         core = next((core for core in ("LSTM", "GRU") if name.endswith(core)), "RNN")
         layer: nn.Module = getattr(nn, core)(size.I, size.H, batch_first=True)
@@ -87,7 +87,7 @@ def build(name: str, engine: str, size: Size) -> nn.Module:
 
 
 def measure(name: str, size: Size, repeats: int) -> dict[str, object]:
-    """One row of the table."""
+    """Measure one row of the table."""
     x_BTI = torch.randn(size.B, size.T, size.I)
     engines = ("auto", "torch", "reference")
     steps = {engine: training_step(build(name, engine, size), x_BTI) for engine in engines}
@@ -113,7 +113,7 @@ def measure(name: str, size: Size, repeats: int) -> dict[str, object]:
 
 
 def print_peak(name: str, engine: str, size: Size) -> None:
-    """What :func:`peak_of` reads."""
+    """Print the growth of memory, for :func:`peak_of`."""
     layer = build(name, engine, size)
     training_step(layer, torch.randn(1, size.T, size.I))()
     print(growth_of(training_step(layer, torch.randn(size.B, size.T, size.I))))
@@ -131,6 +131,7 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     if options.peak:
         name, engine, size = options.peak
         print_peak(name, engine, parse_size(size))

@@ -1,7 +1,7 @@
 """The table of all cells, ``docs/cells.md``: equation, parameters, operations, engine, speed.
 
-    python -m benchmarks.overview --output docs/cells.md
-    python -m benchmarks.overview --cells LSTM JANET --size 128x784x1x128 --repeats 5
+    python -m benchmarks.cells_table --output docs/cells.md
+    python -m benchmarks.cells_table --cells LSTM JANET --size 128x784x1x128 --repeats 5
 
 The size BxTxIxH is that of the equal width: H units for every cell. For the equal number of parameters each cell gets
 the width with which it has about as many as the LSTM of H units. Operations are those of the matrix products of one
@@ -20,7 +20,7 @@ import torch
 from benchmarks.cells import Size, parse_size, training_step
 from benchmarks.timing import alternate, ratio
 from cells import Cell, find_cell, flops, registered_cells
-from cells.engines.choice import choose_engine
+from cells.engines.choice import explain_engine
 from cells.registry import origin
 
 HEADINGS = ("cell", "parameters", "MFLOP", "H at equal parameters", "MFLOP there", "engine", "time / LSTM", "equation")
@@ -58,7 +58,7 @@ def megaflop(cell: Cell, size: Size) -> str:
 def engine_of(cell: Cell) -> str:
     """The engine that ``auto`` takes, also of the LSTM inside a cell."""
     inner = getattr(cell, "lstm", cell)
-    return choose_engine(inner) if hasattr(inner, "engine") else "reference"
+    return explain_engine(inner)[0]
 
 
 def row(name: str, size: Size, repeats: int) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def main(args: list[str] | None = None) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     size = options.size
-    command = "python -m benchmarks.overview" + (f" --output {options.output}" if options.output else "")
+    command = "python -m benchmarks.cells_table" + (f" --output {options.output}" if options.output else "")
     lines = [
         "# The cells",
         "",

@@ -126,7 +126,7 @@ class NesterovGRU(Nesterov, GRUCore):
 
 
 class NesterovDTRIV(Nesterov, DTRIVCore):
-    """h_t = modReLU(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + s W x_t, k = 1, .., F, 1, .., U = B exp(A).
+    """h_t = modReLU(y_t + (k-1)/(k+2) (y_t - y_{t-1})), y_t = U h_{t-1} + s W x_t, k = 1, .., F, 1, .., U = exp(A) B.
 
     The recurrence is unstable: the extrapolation multiplies components along eigenvalues of U far from 1 by up to
     1 + sqrt(2) per step, and modReLU is not bounded. Use a short ``restart_period`` and short sequences. The public

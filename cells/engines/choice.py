@@ -18,6 +18,7 @@ from cells.validation import one_of
 
 Engine = Literal["auto", "reference", "library", "fused"]
 ENGINES = ("auto", "reference", "library", "fused")
+LARGE = 512  # units above which U leaves the cache of a core, and torch's LSTM kernel on all threads is faster (measured)
 
 
 class EngineCell(Protocol):
@@ -25,6 +26,7 @@ class EngineCell(Protocol):
 
     engine: Engine
     input_size: int
+    hidden_size: int
 
     @property
     def library(self) -> bool: ...
@@ -59,7 +61,8 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        else ``reference``.
-    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once.
+    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU, ``library``
+       for LSTM kernels with more than 512 units.
     3. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel or the reference loop runs.
 
     Args:
@@ -78,7 +81,8 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return _without_fused(cell)
     if _is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
         return "reference"
-    return "library" if cell.library and x.is_cuda and cell.engine == "auto" else "fused"
+    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm
+    return "library" if cell.library and (x.is_cuda or large) and cell.engine == "auto" else "fused"
 
 
 def _without_fused(cell: EngineCell) -> str:

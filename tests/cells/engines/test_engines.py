@@ -214,3 +214,5 @@ def test_orthogonal_cells_ignore_autocast(name):
 
 def test_engine_auto():
     assert {choose_engine(make(name, 3, 5, "auto")) for name in DRIVEN} == {"fused"}
+    large = {name: choose_engine(make(name, 3, 513, "auto")) for name in ("LSTM", "MomentumLSTM", "AdamLSTM", "GRU")}
+    assert large == {"LSTM": "library", "MomentumLSTM": "library", "AdamLSTM": "fused", "GRU": "fused"}
