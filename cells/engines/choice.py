@@ -18,7 +18,9 @@ from cells.validation import one_of
 
 Engine = Literal["auto", "reference", "library", "fused"]
 ENGINES = ("auto", "reference", "library", "fused")
-LARGE = 512  # units above which U leaves the cache of a core, and torch's LSTM kernel on all threads is faster (measured)
+LARGE = (
+    512  # units above which U leaves the cache of a core, and torch's LSTM kernel on all threads is faster (measured)
+)
 
 
 class EngineCell(Protocol):
@@ -61,8 +63,8 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        else ``reference``.
-    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU, ``library``
-       for LSTM kernels with more than 512 units.
+    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
+       ``library`` for LSTM kernels with more than 512 units.
     3. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel or the reference loop runs.
 
     Args:
