@@ -147,6 +147,11 @@ def _full(lanes: Lanes, node: fx.Node, like: Any, value: Any, **other: Any) -> n
     return lanes.constant(node, value)
 
 
+@_rule_for("empty_permuted")
+def _empty(lanes: Lanes, node: fx.Node, *shape: Any, **other: Any) -> np.ndarray:
+    return lanes.constant(node, 0.0)  # torch's rules read its shape alone
+
+
 @_rule_for("scalar_tensor")
 def _scalar_tensor(lanes: Lanes, node: fx.Node, value: Any, **other: Any) -> np.ndarray:
     return lanes.constant(node, value)

@@ -184,6 +184,9 @@ class _NoGradIsRefused(TorchFunctionMode):
 def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure: TreeSpec) -> StepGraph:
     """Trace a step.
 
+    Operations stay as they are. Written as simpler ones, they may lose their derivative at a corner: that of a norm at
+    zero is 0, and that of ``sqrt`` is not finite.
+
     Args:
         lifted: The step.
         x_BI: An input with the right number of features, dtype and device.
@@ -218,7 +221,7 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
             [tensor.detach().clone() for tensor in lifted.tensors],
         )
         try:
-            module = make_fx(torch.func.functionalize(run), decomposition_table=decompositions())(*inputs)
+            module = make_fx(torch.func.functionalize(run))(*inputs)
         except NotFusable:
             raise
         except Exception as error:  # whatever a third party's step does that cannot be traced

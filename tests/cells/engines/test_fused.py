@@ -266,6 +266,29 @@ def test_gradient_stops_at_a_detached_value():
     assert difference(run(cell, x_BTI, state), run(cell, x_BTI, state, cell.loop)) < 1e-12
 
 
+class Corners(Leaky):
+    """Functions without a derivative at zero: a norm, and the lower end of ReLU6."""
+
+    def step(self, x_BI, state):
+        z_BH = self.from_input(x_BI) + self.from_hidden(state)
+        pairs_B2U = z_BH.view(len(z_BH), 2, -1)
+        size_BU = torch.linalg.vector_norm(pairs_B2U, dim=1)
+        h_BH = torch.cat([nn.functional.relu6(z_BH[:, : size_BU.shape[1]]), size_BU], 1)
+        return h_BH, h_BH
+
+
+def test_derivative_at_a_corner_is_that_of_torch():
+    cell = make(Corners, H=6)
+    with torch.no_grad():
+        cell.from_input.bias.zero_()
+    x_BTI = torch.randn(3, 9, 3, dtype=torch.float64)
+    x_BTI[:, :4] = 0
+    state = cell.initial_state(3)
+    results = run(cell, x_BTI, state)
+    assert all(result.isfinite().all() for result in results)
+    assert difference(results, run(cell, x_BTI, state, cell.loop)) < 1e-12
+
+
 class WithoutGradient(Leaky):
     def step(self, x_BI, state):
         with torch.no_grad():
