@@ -4,7 +4,9 @@ from datamodules.base import Batch, DataError, DataModule
 from datamodules.images.digits import Digits
 from datamodules.images.mnist import MNIST, FashionMNIST
 from datamodules.synthetic.adding import Adding
+from datamodules.synthetic.associative_recall import AssociativeRecall
 from datamodules.synthetic.copying import Copying
+from datamodules.synthetic.selective_copying import SelectiveCopying
 from datamodules.text.corpus import Corpus
 from datamodules.text.penn_treebank import PennTreebank
 from datamodules.text.wikitext import WikiText2, WikiText103
@@ -14,6 +16,7 @@ __all__ = [
     "MNIST",
     "TIMIT",
     "Adding",
+    "AssociativeRecall",
     "Batch",
     "Copying",
     "Corpus",
@@ -22,6 +25,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "PennTreebank",
+    "SelectiveCopying",
     "WikiText2",
     "WikiText103",
 ]

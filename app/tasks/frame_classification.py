@@ -15,6 +15,7 @@ from app.plots.tensorboard import Board
 from app.tasks.base import CellFactory, Part, StepOutput, Task
 from app.tasks.padding import valid_steps
 from datamodules import Batch
+from datamodules.base import IGNORED
 
 SHOWN = 8  # sequences in a figure
 
@@ -23,7 +24,8 @@ class FrameClassifier(Task):
     """One label per step: logits_t = W y_t + b, trained by the mean cross-entropy of all valid steps.
 
     Batches hold ``inputs`` (B, T, I), ``targets`` (B, T), and ``lengths`` (B,) if the sequences are padded. If they
-    hold ``scored`` (B, T), the accuracy is over the steps where it is True; the loss is over all valid steps.
+    hold ``scored`` (B, T), the accuracy is over the steps where it is True; the loss is over all valid steps. Targets
+    of -100 count in neither.
 
     Args:
         cell: The recurrent cell: called with (input_size, hidden_size).
@@ -59,7 +61,8 @@ class FrameClassifier(Task):
         loss = F.cross_entropy(logits_BTC[valid_BT], targets_BT[valid_BT])
         correct_N = logits_BTC[scored_BT].argmax(-1) == targets_BT[scored_BT]
         accuracy = correct_N.to(self.metric_dtype).mean()
-        return StepOutput(loss, logits_BTC, int(valid_BT.sum()), {"accuracy": (accuracy, len(correct_N))})
+        counted = int((targets_BT[valid_BT] != IGNORED).sum())
+        return StepOutput(loss, logits_BTC, counted, {"accuracy": (accuracy, len(correct_N))})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return one row per scored step: its index, the target, the prediction and its probability."""
@@ -85,4 +88,5 @@ class FrameClassifier(Task):
 
 def _scored_steps(batch: Batch) -> Tensor:
     """Return a mask (B, T) of the steps that the accuracy counts."""
-    return valid_steps(batch) & batch["scored"] if "scored" in batch else valid_steps(batch)
+    counted_BT = valid_steps(batch) & (batch["targets"] != IGNORED)
+    return counted_BT & batch["scored"] if "scored" in batch else counted_BT

@@ -29,7 +29,7 @@ from cells import Cell
 from cells.state import State
 from cells.validation import positive_int
 from datamodules import Batch, Corpus
-from datamodules.text.streams import IGNORED
+from datamodules.base import IGNORED
 from datamodules.text.vocabulary import text_of
 
 SHOWN = 100  # words of the sample in TensorBoard

@@ -60,6 +60,8 @@ SHORT = {  # few and short sequences for the same model
     "MNIST": ["--data.batch_size", "2", "--data.downsample", "7"],
     "Copying": ["--data.batch_size", "2", "--data.blanks", "5"],
     "Adding": ["--data.batch_size", "2", "--data.steps", "8"],
+    "AssociativeRecall": ["--data.batch_size", "2"],
+    "SelectiveCopying": ["--data.batch_size", "2"],
     "PennTreebank": ["--data.batch_size", "2", "--model.embedding_size", "4", "--model.hidden_sizes", "[6, 5, 4]"],
 }
 DATA_DIR = os.environ.get("DATA_DIR")
