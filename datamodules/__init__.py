@@ -10,6 +10,7 @@ from datamodules.synthetic.selective_copying import SelectiveCopying
 from datamodules.text.corpus import Corpus
 from datamodules.text.penn_treebank import PennTreebank
 from datamodules.text.wikitext import WikiText2, WikiText103
+from datamodules.time_series.time_series import TimeSeries
 from datamodules.timit.timit import TIMIT
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FashionMNIST",
     "PennTreebank",
     "SelectiveCopying",
+    "TimeSeries",
     "WikiText2",
     "WikiText103",
 ]

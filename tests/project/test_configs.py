@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.fake_corpus import write_small_corpus
+from helpers.fake_series import write_small_series
 from helpers.paths import ROOT
 
 from app.commands.main import main
@@ -80,6 +81,8 @@ def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys):
     data = re.search(r"class_path: (\w+)", text)[1]
     if data == "PennTreebank":
         write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
+    elif data == "TimeSeries":
+        write_small_series(small_mnist)
     short = SHORT | {"TIMIT": ["--data.batch_size", "2", "--data.prepared", str(small_timit / "features")]}
     assert takes_a_step(config, options=["--seed_everything", "0", *short.get(data, [])])
     core_and_size = re.search(r"[a-z]+_\d+$", config.stem)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from helpers.documents import PAGES, README
 from helpers.fake_corpus import write_small_corpus
+from helpers.fake_series import write_small_series
 from helpers.paths import ROOT
 
 from app.commands.main import main
@@ -67,6 +68,7 @@ def test_command(page, arguments, files_of, trained, trained_language_model, swe
     study, study_directory = swept
     shutil.copytree(study_directory, "runs/studies/small")
     write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
+    write_small_series(small_mnist)
     Path("my.txt").write_text("the cat sees a bird\n")
     run = trained
     if "--resume" in arguments:  # it writes into the run directory
