@@ -1,6 +1,7 @@
 """Data sets for recurrent networks, one LightningDataModule each."""
 
 from datamodules.base import Batch, DataError, DataModule
+from datamodules.images.cifar import CIFAR10
 from datamodules.images.digits import Digits
 from datamodules.images.mnist import MNIST, FashionMNIST
 from datamodules.synthetic.adding import Adding
@@ -14,6 +15,7 @@ from datamodules.time_series.time_series import TimeSeries
 from datamodules.timit.timit import TIMIT
 
 __all__ = [
+    "CIFAR10",
     "MNIST",
     "TIMIT",
     "Adding",
