@@ -4,6 +4,7 @@ from datamodules.base import Batch, DataError, DataModule
 from datamodules.images.cifar import CIFAR10
 from datamodules.images.digits import Digits
 from datamodules.images.mnist import MNIST, FashionMNIST
+from datamodules.speech_commands import SpeechCommands
 from datamodules.synthetic.adding import Adding
 from datamodules.synthetic.associative_recall import AssociativeRecall
 from datamodules.synthetic.copying import Copying
@@ -29,6 +30,7 @@ __all__ = [
     "FashionMNIST",
     "PennTreebank",
     "SelectiveCopying",
+    "SpeechCommands",
     "TimeSeries",
     "WikiText2",
     "WikiText103",
