@@ -409,3 +409,12 @@ def test_penn_treebank_has_its_published_number_of_characters():
     counts = {part: len(tokens) for part, tokens in data.tokens.parts.items()}
     assert counts == {"train": 5_059_550, "validation": 396_412, "test": 446_184}
     assert data.vocabulary_size == 50
+
+
+def test_windows_of_evaluation_have_as_many_words_as_those_of_training(corpus):
+    data = ready(root="data")
+    for loader, rows in ((data.val_dataloader(), 2), (data.test_dataloader(), 1)):
+        *windows, last = [batch["inputs"] for batch in loader]
+        assert {tuple(window.shape) for window in windows} == {(rows, 4 * 7 // rows)}
+        assert last.shape[1] <= 4 * 7 // rows
+        assert sum(window.shape[1] for window in (*windows, last)) == loader.dataset.steps
