@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.base import Batch, DataError, DataModule
 from datamodules.labels import frequency_losses, majority_accuracy
@@ -148,9 +148,6 @@ class TimeSeries(DataModule):
         self.train = dataset([series[row] for row in rest], targets[rest])
         self.validation = dataset([series[row] for row in held_out], targets[held_out])
         self.test = dataset(test_series, test_targets)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train, shuffle=True, lengths=self.train.lengths.tolist())
 
     def _evaluated_labels(self) -> dict[str, Tensor]:
         return {"validation": self.validation.targets, "test": self.test.targets}
