@@ -109,7 +109,7 @@ class Stack(nn.Module):
             ValueError: if an argument has another shape, or a length is not in [1, T].
         """
         lengths_B = self._check(x_BTI, lengths)
-        initial = self.initial_state(len(x_BTI))
+        initial = self.initial_state(x_BTI.shape[0])  # len() would be a constant in an exported program
         if state is not None:
             check_state("the state of Stack", state, initial)
         run = _run_whole if lengths_B is None else partial(_run_padded, lengths_B)
@@ -122,7 +122,7 @@ class Stack(nn.Module):
         each distinct length, to know the last states.
         """
         lengths_B = self._check(x_BTI, lengths)
-        return self._compute(x_BTI, self.initial_state(len(x_BTI)), lengths_B, _run_whole)[0]
+        return self._compute(x_BTI, self.initial_state(x_BTI.shape[0]), lengths_B, _run_whole)[0]
 
     def step(self, x_BI: Tensor, state: State) -> tuple[Tensor, State]:
         """Compute one step: the output (B, F) and the next state.

@@ -89,7 +89,7 @@ def test_classifier_reads_the_last_states_of_torchs_bidirectional_lstm(lengths):
 
 
 def test_causal_task_refuses_a_reverse_direction():
-    with pytest.raises(ValueError, match="bidirectional must be False for FrameRegressor, .* later inputs, got True"):
+    with pytest.raises(ValueError, match=r"bidirectional must be False for FrameRegressor, .* later inputs, got True"):
         build(FrameRegressor, bidirectional=True)
 
 
@@ -100,7 +100,7 @@ def test_checkpoint_rebuilds_all_layers(tmp_path):
     trainer.save_checkpoint(tmp_path / "task.ckpt")
     again = SequenceClassifier.load_from_checkpoint(tmp_path / "task.ckpt").to("cpu").eval()
     assert isinstance(again.cell, Stack)
-    assert again.hparams["num_layers"], again.hparams["dropout"] == (2, 0.1)
+    assert (again.hparams["num_layers"], again.hparams["dropout"]) == (2, 0.1)
     inputs = torch.rand(2, 64, 1)
     torch.testing.assert_close(again(inputs), task.to("cpu").eval()(inputs), rtol=0, atol=0)
 
@@ -160,12 +160,12 @@ def test_language_model_has_residual_connections_and_normalization(norm):
 
 
 def test_every_command_works_with_several_layers(capsys):
-    options = ["--config", "configs/quickstart.yaml", "--model.hidden_size", "4", "--probe_every", "2"]
+    options = ["--config", "configs/quickstart.yaml", "--model.hidden_size", "4", "--model.lr_schedule", "constant"]
     options += ["--model.num_layers", "2", "--model.residual", "true", "--model.norm", "rms"]
-    options += ["--model.dropout", "0.1", "--model.bidirectional", "true", "--run_dir", "run"]
+    options += ["--model.dropout", "0.1", "--model.bidirectional", "true", "--probe_every", "2"]
     short = [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
     short += ["--trainer.enable_progress_bar", "false"]
-    assert main(["fit", *options, *short, "--trainer.max_epochs", "1"]) == 0
+    assert main(["fit", *options, *short, "--run_dir", "run", "--trainer.max_epochs", "1"]) == 0
     assert main(["fit", "--resume", "run", "--trainer.max_epochs", "2"]) == 0
     results = json.loads(Path("run/results.json").read_text())
     assert results["epochs"] == 2
