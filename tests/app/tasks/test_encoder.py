@@ -159,6 +159,7 @@ def test_language_model_has_residual_connections_and_normalization(norm):
     assert ("norms.0.weight" in model.state_dict()) == (norm != "none")
 
 
+@pytest.mark.slow
 def test_every_command_works_with_several_layers(capsys):
     options = ["--config", "configs/quickstart.yaml", "--model.hidden_size", "4", "--model.lr_schedule", "constant"]
     options += ["--model.num_layers", "2", "--model.residual", "true", "--model.norm", "rms"]
