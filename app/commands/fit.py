@@ -163,11 +163,12 @@ def _log_hyperparameters(line: CommandLine, metrics: Metrics) -> None:
     if metric not in measured:
         return
     best = {f"{split}/best_{metric}": measured[metric]}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in hyperparameters.items()}
     for logger in line.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(hyperparameters, best)
         else:
-            logger.log_hyperparams(hyperparameters | {"run_directory": line.trainer.default_root_dir})
+            logger.log_hyperparams(plain | {"run_directory": line.trainer.default_root_dir})
             logger.log_metrics(best, line.trainer.global_step)
         logger.save()
 
