@@ -14,6 +14,8 @@ from app.tasks.padding import both_ends, last_step
 from cells import Cell, Stack
 from cells.stack import Norm
 
+DEPTH = {"num_layers": 1, "residual": False, "norm": "none", "dropout": 0.0, "bidirectional": False}  # one cell
+
 
 class EncoderTask(Task):
     """A task whose model is an encoder and a head: y = encoder(x), with one cell or a :class:`cells.Stack` of layers.
@@ -95,7 +97,6 @@ class EncoderTask(Task):
 
 def make_encoder(cell: CellFactory, input_size: int, hidden_size: int, **depth: Any) -> Cell | Stack:
     """Return a cell, or with other than the default options of :class:`cells.Stack` a stack of its layers."""
-    plain = {"num_layers": 1, "residual": False, "norm": "none", "dropout": 0.0, "bidirectional": False}
-    if plain | depth == plain:
+    if DEPTH | depth == DEPTH:
         return cell(input_size, hidden_size)
     return Stack(cell, input_size, hidden_size, **depth)

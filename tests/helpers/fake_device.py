@@ -2,7 +2,7 @@
 
 Fake tensors have shapes, dtypes and devices but no numbers. A step that mixes devices fails here as it would on a GPU.
 The device is one of torch's for backends outside of torch. It is registered for the whole process, so tests run this
-module as a process of its own.
+module as a separate process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No engine mixes devices: cells run on a fake device, in a process of their own."""
+"""No engine mixes devices: cells run on a fake device, in a separate process."""
 
 import os
 import subprocess
