@@ -81,16 +81,16 @@ def _read_header(path: Path, lines: list[str]) -> tuple[list[str], int]:
             raise DataError(f"{path}, line {number}: a header field must start with @, got {name!r}")
     else:
         raise DataError(f"{path} must have a line @data, got none")
-    if _is_true(fields.get("@timestamps")):
+    if _is_true(fields.get("@timestamps", [])):
         raise DataError(f"{path} has time stamps (@timestamps true), which are not supported")
-    labels = fields.get("@classlabel")
-    if not _is_true(labels) or len(labels[1:]) < 2:  # type: ignore[index]  # _is_true: it is a list
+    labels = fields.get("@classlabel", [])
+    if not _is_true(labels) or len(labels) < 3:
         raise DataError(f"{path} must have a field @classLabel true with at least two labels: it is no classification")
-    return labels[1:], number  # type: ignore[index]
+    return labels[1:], number
 
 
-def _is_true(values: list[str] | None) -> bool:
-    return bool(values) and values[0].lower() == "true"  # type: ignore[index]
+def _is_true(values: list[str]) -> bool:
+    return bool(values) and values[0].lower() == "true"
 
 
 def _read_channels(channels: list[str]) -> np.ndarray:
