@@ -1,6 +1,6 @@
 """Files in the ``.ts`` format of the UCR and UEA archives.
 
-Lines that start with ``#`` are comments. The header has one field per line, such as ``@univariate false``, and ends
+Lines that start with ``#`` or ``%`` are comments. The header has one field per line, such as ``@univariate false``, and ends
 with ``@data``. Each further line is a series: its channels, separated by ``:``, and its label at the end. The values of
 a channel are separated by commas.
 
@@ -17,6 +17,7 @@ import numpy as np
 from datamodules.base import DataError
 
 MISSING = "?"
+COMMENTS = ("#", "%")
 
 
 class SeriesFile(NamedTuple):
@@ -48,7 +49,7 @@ def read_ts(path: Path) -> SeriesFile:
     series: list[np.ndarray] = []
     labels: list[str] = []
     for number, line in enumerate(lines[first:], start=first + 1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip() or line.startswith(COMMENTS):
             continue
         try:
             *channels, label = line.strip().split(":")
@@ -77,7 +78,7 @@ def _read_header(path: Path, lines: list[str]) -> tuple[list[str], int]:
             break
         if name.startswith("@"):
             fields[name.lower()] = values
-        elif name and not name.startswith("#"):
+        elif name and not name.startswith(COMMENTS):
             raise DataError(f"{path}, line {number}: a header field must start with @, got {name!r}")
     else:
         raise DataError(f"{path} must have a line @data, got none")

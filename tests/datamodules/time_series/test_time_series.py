@@ -45,7 +45,7 @@ def test_file_holds_the_series_in_order(folder):
 
 
 def test_spaces_comments_and_missing_values_are_read(folder):
-    path = write(folder / "file.ts", "", "# a comment", " 1, ?,-2e1 : 0.5,NaN,4 : high ")
+    path = write(folder / "file.ts", "", "# a comment", "% another", " 1, ?,-2e1 : 0.5,NaN,4 : high ")
     (series,), labels, _ = read_ts(path)
     np.testing.assert_array_equal(series, [[1, 0.5], [np.nan, np.nan], [-20, 4]])
     assert labels == ["high"]
