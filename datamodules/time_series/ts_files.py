@@ -1,8 +1,8 @@
 """Files in the ``.ts`` format of the UCR and UEA archives.
 
 Lines that start with ``#`` or ``%`` are comments. The header has one field per line, such as ``@univariate false``, and
-ends with ``@data``. Each further line is a series: its channels, separated by ``:``, and its label at the end. The values
-of a channel are separated by commas.
+ends with ``@data``. Each further line is a series: its channels, separated by ``:``, and its label at the end. The
+values of a channel are separated by commas.
 
 Shapes: T steps of a series, I channels.
 """
