@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from cells.cell import Cell
 from cells.engines.choice import Engine, check_engine
+from cells.engines.fused import run_fused
+from cells.engines.precision import product_dtype
 from cells.state import State
 from cells.validation import number_in, one_of, positive_int
 
@@ -76,9 +78,12 @@ class CfC(Cell):
     def step(self, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor]:
         k_BK = torch.cat([x_BI, state], -1)
         for layer in self.backbone:
-            k_BK = 1.7159 * torch.tanh(0.666 * layer(k_BK))
-        f, g, a, b = self.heads(k_BK).to(self.heads.weight.dtype).chunk(4, -1)
+            k_BK = 1.7159 * torch.tanh(0.666 * layer(k_BK).to(state.dtype))
+        f, g, a, b = self.heads(k_BK).to(state.dtype).chunk(4, -1)
         s_BH = torch.sigmoid(a * self.dt + b)
         kept_BH = torch.tanh(f) if self.mode == "no_gate" else (1 - s_BH) * torch.tanh(f)
         h_BH = kept_BH + s_BH * torch.tanh(g)
         return h_BH, h_BH
+
+    def run_fused(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        return run_fused(self.step, x_BTI, state, product_dtype(self.heads.weight))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from cells.cell import Cell, Step
 from cells.engines.choice import Engine, check_engine
-from cells.engines.precision import full_precision, no_autocast
+from cells.engines.fused import run_fused
+from cells.engines.precision import full_precision, no_autocast, product_dtype
 from cells.engines.scan import linear_scan
 from cells.introspection import Flops
 from cells.state import State
@@ -144,6 +145,9 @@ class LRU(Cell):
             real_BTN, imaginary_BTN = state_BTN.real, state_BTN.imag
         last = LRUState(real_BTN[:, -1].contiguous(), imaginary_BTN[:, -1].contiguous())
         return self.read(real_BTN, imaginary_BTN, x_BTI), last
+
+    def run_fused(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        return run_fused(self.stepper(), x_BTI, state, product_dtype(self.weight_in))
 
     def flops(self, T: int, batch: int, *, input_grad: bool) -> Flops:
         I, H, N = self.input_size, self.hidden_size, self.state_size  # noqa: E741

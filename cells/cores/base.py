@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cells.cell import Cell, Step
 from cells.engines.choice import Engine
 from cells.engines.fused import run_fused
+from cells.engines.precision import product_dtype
 from cells.introspection import Flops, InputGain
 from cells.state import State
 
@@ -117,8 +118,7 @@ class Core(Cell):
 
     def product_dtype(self) -> torch.dtype:
         """Return the dtype of matrix products: that of the parameters, or that of autocast."""
-        device = self.weight_ih.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_ih.dtype
+        return product_dtype(self.weight_ih)
 
     def weight_flops(self) -> Flops:
         """Return the operations of the matrix products in :meth:`recurrent_weight` and in its backward pass."""
