@@ -60,8 +60,8 @@ class CfC(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         positive_int("backbone_units", backbone_units)
-        if backbone_layers != 0:
-            positive_int("backbone_layers", backbone_layers)
+        if not isinstance(backbone_layers, int) or isinstance(backbone_layers, bool) or backbone_layers < 0:
+            raise ValueError(f"backbone_layers must be 0 or a positive integer, got {backbone_layers!r}")
         self.mode = one_of("mode", mode, ("default", "no_gate"))
         self.dt = number_in("(0, inf)", "dt", dt)
         self.engine = engine
