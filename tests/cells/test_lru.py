@@ -72,9 +72,10 @@ def test_initialization_is_uniform_on_the_ring():
 
 def test_gamma_keeps_the_size_of_the_state():
     """With white noise of variance 1 as input, the mean of |x|^2 settles at |B|^2, about 1, for every radius."""
-    cell = LRU(1, 1, state_size=2000, r_min=0.5, r_max=0.99)
-    _, state = cell(torch.randn(1, 2000, 1))
-    assert abs(float((state.real**2 + state.imaginary**2).mean()) - 1) < 0.2
+    cell = LRU(1, 1, state_size=200, r_min=0.5, r_max=0.95)
+    with torch.no_grad():
+        _, state = cell(torch.randn(64, 300, 1))
+    assert abs((state.real**2 + state.imaginary**2).mean().item() - 1) < 0.25
 
 
 @pytest.mark.parametrize(
