@@ -41,7 +41,7 @@ class LRU(Cell):
     ``weight_skip``, D, of shape (H, I).
 
     Initialization: lambda is uniform on the ring between the radii ``r_min`` and ``r_max`` with a phase in
-    (0, ``max_phase``), and gamma = sqrt(1 - |lambda|^2). Both parts of B are normal with variance 1 / (2 I), those of
+    (0, ``max_phase``), and gamma^2 is 1 minus the square of the radius. Both parts of B are normal with variance 1 / (2 I), those of
     C with variance 1 / N, and D with variance 1 / I.
 
     Source: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu and De, "Resurrecting Recurrent Neural Networks for Long
@@ -91,7 +91,7 @@ class LRU(Cell):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw new initial parameters."""
-        least = torch.finfo(self.nu.dtype).eps  # |lambda| is neither 0 nor 1, whose logarithms are not finite
+        least = torch.finfo(self.nu.dtype).eps  # nu and log_gamma are infinite for a radius of 0 or 1
         square_N = self.r_min**2 + torch.rand_like(self.nu) * (self.r_max**2 - self.r_min**2)
         square_N = square_N.clamp(least, 1 - least)
         self.nu.copy_(torch.log(-0.5 * torch.log(square_N)))
