@@ -41,8 +41,8 @@ class LRU(Cell):
     ``weight_skip``, D, of shape (H, I).
 
     Initialization: lambda is uniform on the ring between the radii ``r_min`` and ``r_max`` with a phase in
-    (0, ``max_phase``), and gamma^2 is 1 minus the square of the radius. Both parts of B are normal with variance 1 / (2 I), those of
-    C with variance 1 / N, and D with variance 1 / I.
+    (0, ``max_phase``), and gamma^2 is 1 minus the square of the radius. Both parts of B are normal with variance
+    1 / (2 I), those of C with variance 1 / N, and D with variance 1 / I.
 
     Source: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu and De, "Resurrecting Recurrent Neural Networks for Long
     Sequences", ICML 2023 (arXiv 2303.06349). There D is diagonal, because input and output have the same width.
