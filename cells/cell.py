@@ -106,6 +106,11 @@ class Cell(nn.Module, Introspection, ABC):
         """Whether torch has a kernel that can run the cell with its options."""
         return False
 
+    @property
+    def library_is_direct(self) -> bool:
+        """Whether the kernel reads the driven input; else it reads the gates, with the identity as its weight."""
+        return True
+
     def run_scan(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         """Compute all steps at once by :func:`cells.engines.scan.linear_scan`, for cells that are :attr:`scannable`."""
         raise NotImplementedError(f"{type(self).__name__} is not linear in its state")

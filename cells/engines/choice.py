@@ -18,9 +18,7 @@ from cells.validation import one_of
 
 Engine = Literal["auto", "reference", "library", "scan", "fused"]
 ENGINES = ("auto", "reference", "library", "scan", "fused")
-LARGE = (
-    512  # units above which U leaves the cache of a core, and torch's LSTM kernel on all threads is faster (measured)
-)
+LARGE = 512  # units, measured: above them U leaves the cache of a core, and torch's LSTM kernel is faster
 
 
 class EngineCell(Protocol):
@@ -32,6 +30,9 @@ class EngineCell(Protocol):
 
     @property
     def library(self) -> bool: ...
+
+    @property
+    def library_is_direct(self) -> bool: ...
 
     @property
     def scannable(self) -> bool: ...
@@ -73,7 +74,7 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        ``scan`` if the cell is linear in its state, else ``reference``.
     2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
-       ``library`` for LSTM kernels with more than 512 units.
+       ``library`` for LSTM kernels with more than 512 units, if the kernel needs no identity as its input weight.
     3. ``scan`` for a cell that is linear in its state, on CUDA, under autocast, and where there is no compiler.
     4. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel, the scan or the reference loop
        runs.
@@ -96,7 +97,7 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return "reference"
     if cell.engine == "fused":
         return "fused"
-    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm
+    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
     if cell.library and (x.is_cuda or large):
         return "library"
     compiled = not x.is_cuda and not torch.is_autocast_enabled(x.device.type) and compiler_fault() is None
