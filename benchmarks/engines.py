@@ -21,6 +21,10 @@ from benchmarks.timing import alternate, ratio
 from cells import Cell, find_cell
 
 PENN_TREEBANK = Size(20, 70, 400, 1150)
+CELLS = [
+    *("LSTM", "MomentumLSTM", "AdamLSTM", "RMSPropLSTM", "Leaky"),
+    *("MinGRU", "MinLSTM", "LRU", "SLSTM", "LEM", "CfC"),
+]
 
 
 class Leaky(Cell):
@@ -68,8 +72,8 @@ def build(name: str, engine: str, size: Size) -> nn.Module | None:
 def main(args: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", default=["LSTM", "MomentumLSTM", "AdamLSTM", "RMSPropLSTM", "Leaky"])
-    parser.add_argument("--engines", nargs="+", default=["fused", "library", "reference"])
+    parser.add_argument("--cells", nargs="+", default=CELLS)
+    parser.add_argument("--engines", nargs="+", default=["fused", "library", "scan", "reference"])
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=[*SIZES, PENN_TREEBANK], metavar="BxTxIxH")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -7,21 +7,27 @@ from cells.ablations import FilteredLSTM, GatedMomentumLSTM, LearnedMomentumLSTM
 from cells.analysis.flops import flops
 from cells.analysis.gains import GainReport, gain_report
 from cells.cell import Cell
+from cells.cfc import CfC
 from cells.checks import check_cell
 from cells.cores.base import Core
 from cells.cores.chrono import ChronoGRU, ChronoLSTM
 from cells.cores.gru import GRU, SRGRU, AdamGRU, MomentumGRU, RMSPropGRU
 from cells.cores.householder import HouseholderRNN
 from cells.cores.janet import JANET, AdamJANET, MomentumJANET, RMSPropJANET
+from cells.cores.lem import LEM, MomentumLEM
 from cells.cores.lstm import LSTM, SRLSTM, AdamLSTM, MomentumLSTM, RMSPropLSTM
+from cells.cores.min_gru import MinGRU, MomentumMinGRU
+from cells.cores.min_lstm import MinLSTM, MomentumMinLSTM
 from cells.cores.orthogonal import DTRIV, SRDTRIV, AdamDTRIV, CayleyRNN, ExpRNN, MomentumDTRIV, RMSPropDTRIV
 from cells.cores.refined_gates import URGRU, URLSTM, AdamURLSTM, MomentumURLSTM, RMSPropURLSTM
+from cells.cores.slstm import SLSTM, MomentumSLSTM
 from cells.cores.tanh import RNN, SRRNN, AdamRNN, MomentumRNN, RMSPropRNN
 from cells.cores.unitary import UnitaryRNN
 from cells.driven import DrivenCell, DrivenState
 from cells.drives import Drive
 from cells.introspection import Flops
 from cells.lmu import LMU
+from cells.lru import LRU
 from cells.nesterov import NesterovDTRIV, NesterovGRU, NesterovLSTM, NesterovRNN, NesterovState
 from cells.nru import NRU
 from cells.optimization import follow_optimizer, parameter_roles
@@ -33,10 +39,13 @@ __all__ = [
     "DTRIV",
     "GRU",
     "JANET",
+    "LEM",
     "LMU",
+    "LRU",
     "LSTM",
     "NRU",
     "RNN",
+    "SLSTM",
     "SRDTRIV",
     "SRGRU",
     "SRLSTM",
@@ -51,6 +60,7 @@ __all__ = [
     "AdamURLSTM",
     "CayleyRNN",
     "Cell",
+    "CfC",
     "ChronoGRU",
     "ChronoLSTM",
     "Core",
@@ -65,11 +75,17 @@ __all__ = [
     "HouseholderRNN",
     "LearnedMomentumLSTM",
     "LinearStateLSTM",
+    "MinGRU",
+    "MinLSTM",
     "MomentumDTRIV",
     "MomentumGRU",
     "MomentumJANET",
+    "MomentumLEM",
     "MomentumLSTM",
+    "MomentumMinGRU",
+    "MomentumMinLSTM",
     "MomentumRNN",
+    "MomentumSLSTM",
     "MomentumURLSTM",
     "NesterovDTRIV",
     "NesterovGRU",

@@ -17,9 +17,9 @@ from cells.cores.lstm import LSTM, LSTMCore, MomentumLSTM
 from cells.driven import DrivenCell
 from cells.drives import Drive, Momentum
 from cells.drives.coefficients import Learn
-from cells.drives.scan import linear_scan
 from cells.engines.choice import Engine
 from cells.engines.precision import full_precision, no_autocast
+from cells.engines.scan import linear_scan
 from cells.state import State
 from cells.validation import number_in, positive_int
 

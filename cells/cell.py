@@ -111,6 +111,15 @@ class Cell(nn.Module, Introspection, ABC):
         """Whether the kernel reads the driven input; else it reads the gates, with the identity as its weight."""
         return True
 
+    def run_scan(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """Compute all steps at once by :func:`cells.engines.scan.linear_scan`, for cells that are :attr:`scannable`."""
+        raise NotImplementedError(f"{type(self).__name__} is not linear in its state")
+
+    @property
+    def scannable(self) -> bool:
+        """Whether the state is linear in the state before, with coefficients that depend on the input alone."""
+        return False
+
     def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
         """Apply ``step`` (by default that of :meth:`stepper`) to each time step: the definition of the cell."""
         outputs = []

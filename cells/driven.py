@@ -120,13 +120,15 @@ class DrivenCell(Core):
             return v.to(self.weight_ih.dtype), state
 
     def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
-        if self.drive.commutes_with_weights:
-            driven = self.drive_input(self.drive.step, x_BI, state.drive)
-            v_BG, drive_state = self.linear(driven.d, driven.weight, driven.bias), driven.state
-        else:
-            v_BG, drive_state = self.drive_gates(self.drive.step, x_BI, state.drive)
-        u_BG = self.linear(state.core.h, weight_GH, self.bias_hh)
-        return v_BG, u_BG, (drive_state,)
+        v_BG, drive_state = self.driven_gates(self.drive.step, x_BI, state.drive)
+        return v_BG, self.recurrent_product(weight_GH, state.core), (drive_state,)
+
+    def driven_gates(self, drive: DriveRun, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return v of a step or of a sequence, and the next state of the drive."""
+        if not self.drive.commutes_with_weights:
+            return self.drive_gates(drive, x, state)
+        driven = self.drive_input(drive, x, state)
+        return self.linear(driven.d, driven.weight, driven.bias), driven.state
 
     def run_library(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         assert self.kernel is not None  # check_engine checks it
@@ -139,6 +141,11 @@ class DrivenCell(Core):
         weights = LibraryWeights(driven.weight, self.recurrent_weight(), driven.bias, self.bias_hh)
         y_BTH, core_state = run_library(self.kernel, driven.d, weights, tuple(state.core))
         return y_BTH, DrivenState(driven.state, type(state.core)(*core_state))
+
+    def run_scan(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
+        v_BTG, drive_state = self.driven_gates(self.drive, x_BTI, state.drive)
+        y_BTH, core_state = self.core_scan(v_BTG, state.core)
+        return y_BTH, DrivenState(drive_state, core_state)
 
     def run_fused(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         if not self.drive.commutes_with_weights:
@@ -162,7 +169,7 @@ class DrivenCell(Core):
 
     def step_gates(self, weight_GH: Tensor, v_BG: Tensor, core_state: Any) -> tuple[Tensor, Any]:
         """Compute one step of the core on the gates that the drive computed before."""
-        return self.core_step(v_BG, self.linear(core_state.h, weight_GH, self.bias_hh), core_state)
+        return self.core_step(v_BG, self.recurrent_product(weight_GH, core_state), core_state)
 
     def settled(self, a_G: Tensor) -> Tensor:
         return self.drive.settled(a_G)

@@ -84,7 +84,7 @@ class Nesterov(Core):
     def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         a_BG = self.linear(x_BI, self.weight_ih, self.bias_ih)
         y_input = self.sign * self.step_size * a_BG
-        y_hidden = self.linear(state.core.h, weight_GH, self.bias_hh)
+        y_hidden = self.recurrent_product(weight_GH, state.core)
         k_B, c_B = restart_schedule(state.k, self.restart_period, a_BG)
         v_BG = y_input + c_B[:, None] * (y_input - state.y_input)
         u_BG = y_hidden + c_B[:, None] * (y_hidden - state.y_hidden)

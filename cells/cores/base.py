@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cells.cell import Cell, Step
 from cells.engines.choice import Engine
 from cells.engines.fused import run_fused
+from cells.engines.precision import product_dtype
 from cells.introspection import Flops, InputGain
 from cells.state import State
 
@@ -33,8 +34,9 @@ class Core(Cell):
     Args:
         input_size: Number of input features, I.
         hidden_size: Number of hidden units, H.
-        engine: ``reference`` loops over the steps in plain torch, ``library`` runs torch's own kernel, ``fused`` is the
-            engine of :mod:`cells.engines.fused`, ``auto`` chooses the fastest one that can run the cell.
+        engine: ``reference`` loops over the steps in plain torch, ``library`` runs torch's own kernel, ``scan``
+            computes a recurrence that is linear in its state at once, ``fused`` is the engine of
+            :mod:`cells.engines.fused`, ``auto`` chooses the fastest one that can run the cell.
 
     Attributes:
         gates: Number of gate blocks.
@@ -79,6 +81,14 @@ class Core(Cell):
     def pre_activations(self, weight_GH: Tensor, x_BI: Tensor, state: State) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
         """Return v_BG, u_BG, and the fields of the next state before ``core``."""
 
+    def core_scan(self, v_BTG: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Compute all steps at once from v, for cores that are :attr:`scannable`: h_BTH and the last core state."""
+        raise NotImplementedError(f"{type(self).__name__} is not linear in its state")
+
+    def recurrent_product(self, weight_GH: Tensor, state: Any) -> Tensor:
+        """Return u = U h + b_hh from the state of the core; a core that applies a part of U elsewhere overrides it."""
+        return self.linear(state.h, weight_GH, self.bias_hh)
+
     def open_gates(self, v_BG: Tensor, u_BG: Tensor) -> dict[str, Tensor]:
         """Return how far each gate opens, in [0, 1] of shape (B, H), by name; the default is a core without gates."""
         return {}
@@ -108,8 +118,7 @@ class Core(Cell):
 
     def product_dtype(self) -> torch.dtype:
         """Return the dtype of matrix products: that of the parameters, or that of autocast."""
-        device = self.weight_ih.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight_ih.dtype
+        return product_dtype(self.weight_ih)
 
     def weight_flops(self) -> Flops:
         """Return the operations of the matrix products in :meth:`recurrent_weight` and in its backward pass."""

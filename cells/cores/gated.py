@@ -55,14 +55,17 @@ class GatedCore(TorchCore):
             return (self.settled(self.bias_ih) + self.bias_hh).view(self.gates, -1)[self.keeps]
 
     def gain_notes(self) -> Sequence[str]:
-        b_H = self.resting_forget_bias()
-        if b_H is None:
-            return super().gain_notes()
-        sentence = (
-            f"The {self.keeps_name} rests on a bias of {b_H.mean():.3g} (from {b_H.min():.3g} to {b_H.max():.3g}), "
-            f"where it is open by {torch.sigmoid(b_H).mean():.3g}."
-        )
-        return [sentence, *super().gain_notes()]
+        return [*note_of_gate(self.keeps_name, self.resting_forget_bias()), *super().gain_notes()]
+
+
+def note_of_gate(name: str, b_H: Tensor | None) -> list[str]:
+    """Return the sentence for :func:`cells.gain_report` about the gate that keeps the state, if it has a bias."""
+    if b_H is None:
+        return []
+    return [
+        f"The {name} rests on a bias of {b_H.mean():.3g} (from {b_H.min():.3g} to {b_H.max():.3g}), "
+        f"where it is open by {torch.sigmoid(b_H).mean():.3g}."
+    ]
 
 
 @torch.no_grad()

@@ -25,6 +25,9 @@ class TorchCore(Core):
             ``published``: W orthogonal, U = eye_ of the whole (G, H) matrix (the identity in the block of the first
             gate), biases 0 except those of the LSTM's forget gate, which are 1, as in the public code of MomentumRNN
             (NeurIPS 2020).
+
+    Attributes:
+        recurrent_inputs: Width of ``weight_hh``: the number of hidden units that a gate unit reads, by default all H.
     """
 
     def __init__(
@@ -39,10 +42,14 @@ class TorchCore(Core):
         super().__init__(input_size, hidden_size, **core)
         G = self.weight_ih.shape[0]
         self.init = one_of("init", init, ("torch", "published"))
-        self.weight_hh = nn.Parameter(torch.empty(G, self.hidden_size))
+        self.weight_hh = nn.Parameter(torch.empty(G, self.recurrent_inputs))
         self.bias_ih = nn.Parameter(torch.empty(G)) if bias else None
         self.bias_hh = nn.Parameter(torch.empty(G)) if bias else None
         self.reset_parameters()
+
+    @property
+    def recurrent_inputs(self) -> int:
+        return self.hidden_size
 
     def reset_parameters(self) -> None:
         """Draw new initial parameters by the scheme ``init``."""

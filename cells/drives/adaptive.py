@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cells.drives.base import Drive
 from cells.drives.coefficients import Coefficient, Learn, largest
-from cells.drives.scan import linear_scan
+from cells.engines.scan import linear_scan
 from cells.validation import number_in
 
 DELTA = "[1e-18, inf)"  # smaller: the powers of delta in the backward pass overflow in float32

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cells.engines.fused import NotFusable
+from cells.engines.fused import NotFusable, compiler_fault
 from cells.validation import one_of
 
-Engine = Literal["auto", "reference", "library", "fused"]
-ENGINES = ("auto", "reference", "library", "fused")
+Engine = Literal["auto", "reference", "library", "scan", "fused"]
+ENGINES = ("auto", "reference", "library", "scan", "fused")
 LARGE = 512  # units, measured: above them U leaves the cache of a core, and torch's LSTM kernel is faster
 
 
@@ -34,6 +34,9 @@ class EngineCell(Protocol):
     @property
     def library_is_direct(self) -> bool: ...
 
+    @property
+    def scannable(self) -> bool: ...
+
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def initial_state(self, batch_size: int) -> Any: ...
@@ -41,6 +44,8 @@ class EngineCell(Protocol):
     def loop(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
     def run_library(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+    def run_scan(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
     def run_fused(self, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
@@ -56,6 +61,10 @@ def check_engine(cell: EngineCell) -> None:
         raise ValueError(
             f"engine must be 'auto' for {type(cell).__name__}, for which torch has no kernel, got 'library'"
         )
+    if cell.engine == "scan" and not cell.scannable:
+        raise ValueError(
+            f"engine must be 'auto' for {type(cell).__name__}, which is not linear in its state, got 'scan'"
+        )
 
 
 def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
@@ -63,10 +72,12 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
 
     1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
-       else ``reference``.
+       ``scan`` if the cell is linear in its state, else ``reference``.
     2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
        ``library`` for LSTM kernels with more than 512 units, if the kernel needs no identity as its input weight.
-    3. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel or the reference loop runs.
+    3. ``scan`` for a cell that is linear in its state, on CUDA, under autocast, and where there is no compiler.
+    4. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel, the scan or the reference loop
+       runs.
 
     Args:
         cell: The cell.
@@ -84,12 +95,19 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return _without_fused(cell)
     if _is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
         return "reference"
+    if cell.engine == "fused":
+        return "fused"
     large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
-    return "library" if cell.library and (x.is_cuda or large) and cell.engine == "auto" else "fused"
+    if cell.library and (x.is_cuda or large):
+        return "library"
+    compiled = not x.is_cuda and not torch.is_autocast_enabled(x.device.type) and compiler_fault() is None
+    return "scan" if cell.scannable and not compiled else "fused"
 
 
 def _without_fused(cell: EngineCell) -> str:
-    return "library" if cell.library and cell.engine == "auto" else "reference"
+    if cell.engine != "auto":
+        return "reference"
+    return "library" if cell.library else "scan" if cell.scannable else "reference"
 
 
 def _is_followed() -> bool:
@@ -113,7 +131,7 @@ def compute(cell: EngineCell, x_BTI: Tensor, state: Any) -> tuple[Tensor, Any]:
         ValueError: if the cell asks for ``fused`` and its step cannot be fused.
     """
     run: dict[str, Callable[..., tuple[Tensor, Any]]]
-    run = {"reference": cell.loop, "library": cell.run_library, "fused": cell.run_fused}
+    run = {"reference": cell.loop, "library": cell.run_library, "scan": cell.run_scan, "fused": cell.run_fused}
     with parametrize.cached():  # computes a parametrized weight once for the sequence
         try:
             return run[choose_engine(cell, x_BTI)](x_BTI, state)

@@ -15,6 +15,12 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if available and torch.is_autocast_enabled(device) else nullcontext()
 
 
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """Return the dtype of matrix products with ``weight``: that of autocast, or its own."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
 def full_precision(tensor: Tensor) -> Tensor:
     """Return ``tensor`` in float32, or in float64 if it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import cells
 from cells import registered_cells
+from cells.cores.input_gated import InputGatedCore
 from cells.state import leaves
 
 VARIANTS = [
@@ -31,6 +32,10 @@ VARIANTS = [
     ("DTRIV", {"skew_init": "henaff"}),
     ("JANET", {"lag": 0.0}),
     ("HouseholderRNN", {"reflections": 1}),
+    ("MinGRU", {"candidate": "identity", "bias": False}),
+    ("MinLSTM", {"candidate": "identity", "bias": False}),
+    ("LEM", {"dt": 0.3}),
+    ("SLSTM", {"forget_gate": "exponential"}),
 ]
 CASES = [*((name, {}) for name in DRIVEN), *((name, {"bias": False}) for name in BIAS_OR_NOT), *VARIANTS]
 # Rounding errors grow with a NesterovDTRIV by a factor of up to 1 + sqrt(2) per step: after 9 steps the error of 1e-16
@@ -173,7 +178,7 @@ def test_carry_count_false_restarts_the_count_in_each_call():
 def test_recurrent_weight(name):
     cell = DRIVEN[name](2, 4)
     weight_GH = cell.recurrent_weight()
-    assert weight_GH.shape == (4 * cell.gates, 4)
+    assert weight_GH.shape == (0 if issubclass(DRIVEN[name], InputGatedCore) else 4 * cell.gates, 4)
     if name in WITH_BIAS:
         assert weight_GH is cell.weight_hh
 

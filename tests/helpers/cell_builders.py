@@ -7,6 +7,7 @@ import torch
 
 from cells import Core, DrivenCell, registered_cells
 from cells.ablations import GatedMomentum
+from cells.cores.input_gated import InputGatedCore
 from cells.cores.modrelu import ModReLUCore
 from cells.cores.refined_gates import URCore
 from cells.engines.choice import ENGINES
@@ -24,6 +25,10 @@ CORES = (
     "HouseholderRNN",
     "UnitaryRNN",
     "JANET",
+    "MinGRU",
+    "MinLSTM",
+    "LEM",
+    "SLSTM",
     "URLSTM",
     "URGRU",
     "LSTM",
@@ -31,7 +36,7 @@ CORES = (
     "RNN",
 )
 DRIVES = {"Chrono": "", "Scaled": "Momentum", "LearnedMomentum": "Momentum"}  # under other names
-WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, ModReLUCore)]
+WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, (ModReLUCore, InputGatedCore))]
 BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
 EPS = 1e-30
 
@@ -93,7 +98,7 @@ def random_state(cell, rows):
         if name == "k":
             leaf.random_(0, 4)
         else:
-            leaf.copy_(torch.randn_like(leaf) ** 2 + 0.1 if name == "m" else torch.randn_like(leaf))
+            leaf.copy_(torch.randn_like(leaf) ** 2 + 0.1 if name in ("m", "n") else torch.randn_like(leaf))
     named = {name: leaf.clone() for name, leaf in named.items()}
     state = torch.utils._pytree.tree_unflatten(
         list(named.values()), torch.utils._pytree.tree_structure(cell.initial_state(rows))
@@ -104,7 +109,7 @@ def random_state(cell, rows):
 
 
 def name_state(cell, state):
-    """Return the leaves of a state by name: v, m, p, k, y_input, y_hidden, h, c."""
+    """Return the leaves of a state by name: v, m, p, k, y_input, y_hidden, h, c, z, n."""
     if isinstance(state, NesterovState):
         return {**{name: getattr(state, name) for name in ("y_input", "y_hidden", "k")}, **state.core._asdict()}
     if isinstance(state.drive, torch.Tensor):
@@ -147,8 +152,10 @@ def run_oracle(cell, arrays):
         weights["U"] = oracle.reflections(arrays["vectors"], cell.hidden_size, cell.reflections)
     elif "skew" in arrays:
         weights["U"] = oracle.orthogonal(core, cell.manifold.base.numpy(), arrays["skew"])
+    elif core == "SLSTM":
+        weights["U"] = oracle.block_diagonal(arrays["weight_hh"], cell.heads)
     else:
-        weights["U"] = arrays["weight_hh"]
+        weights["U"] = arrays.get("weight_hh")
     named = {name.removeprefix("state "): a for name, a in arrays.items() if name.startswith("state ")}
     state = in_gate_space(cell, named, weights["W"], weights["b_ih"], np.concatenate)
     y, last = oracle.run(drive, core, _numbers(cell, arrays), weights, arrays["x"], state)
@@ -232,7 +239,8 @@ def _numbers(cell, arrays):
     numbers = oracle.Numbers(sign=getattr(cell, "sign", 1), restart_period=getattr(drive, "restart_period", 1))
     for name in ("beta", "delta", "delta_in_root"):
         setattr(numbers, name, getattr(drive, name, 0.0))
-    numbers.lag = getattr(cell, "lag", 1.0)
+    for name in ("lag", "dt", "candidate", "forget_gate"):
+        setattr(numbers, name, getattr(cell, name, getattr(numbers, name)))
     if isinstance(drive, GatedMomentum):
         numbers.gate = arrays["drive.weight"], arrays["drive.bias"]
         numbers.step_size = drive.step_size

@@ -24,6 +24,9 @@ class Numbers:
     restart_period: int = 1
     sign: int = 1
     lag: float = 1.0
+    dt: float = 1.0
+    candidate: str = "positive"
+    forget_gate: str = "sigmoid"
     gate: tuple = ()
 
 
@@ -32,12 +35,13 @@ def run(drive, core, numbers, weights, x, state):
 
     Args:
         drive: "", Momentum, GatedMomentum, SR, RMSProp, Adam or Nesterov.
-        core: RNN, LSTM, GRU, JANET, URLSTM, URGRU, UnitaryRNN, or a name with an orthogonal weight (DTRIV, ExpRNN,
-            CayleyRNN, HouseholderRNN).
+        core: RNN, LSTM, GRU, JANET, MinGRU, MinLSTM, LEM, SLSTM, URLSTM, URGRU, UnitaryRNN, or a name with an
+            orthogonal weight (DTRIV, ExpRNN, CayleyRNN, HouseholderRNN).
         numbers: The Numbers of the drive.
-        weights: W, U, b_ih, b_hh, and modrelu_bias for an orthogonal or unitary core.
+        weights: W, U (None if no gate sees h), b_ih, b_hh, and modrelu_bias for an orthogonal or unitary core.
         x: (..., B, T, I).
-        state: h (and c for the LSTM), and what the drive needs: v; m; p and m; y; with k where there is a schedule.
+        state: h (c for the LSTM; z for the LEM; c, n and m for the sLSTM), and what the drive needs: v; m; p and m; y;
+            with k where there is a schedule.
     """
     state = dict(state)
     outputs = []
@@ -46,7 +50,7 @@ def run(drive, core, numbers, weights, x, state):
         if drive == "GatedMomentum":
             w, b = numbers.gate
             numbers.momentum = _sigmoid((x[..., t, :] * w[..., None, :]).sum(-1, keepdims=True) + b[..., None, :])
-        u = _linear(state["h"], weights["U"], weights["b_hh"])
+        u = 0 if weights["U"] is None else _linear(state["h"], weights["U"], weights["b_hh"])
         if drive == "Nesterov":
             z = _nesterov(core, numbers, a, u, state)
         else:
@@ -82,7 +86,10 @@ def _nesterov(core, n, a, u, state):
 
 
 def _combine(core, v, u):
-    """Return the input of the core: v + u. For GRUs the last block of both is kept apart."""
+    """Return the input of the core: v + u. For GRUs and the LEM the last block of both is kept apart."""
+    if core == "LEM":  # the last block of U multiplies z instead of h
+        H = v.shape[-1] // 4
+        return np.concatenate([(v + u)[..., : 3 * H], (v + 0 * u)[..., 3 * H :]], -1)
     if core not in ("GRU", "URGRU"):
         return v + u
     H = v.shape[-1] // (3 if core == "GRU" else 4)
@@ -103,6 +110,29 @@ def _core(core, numbers, weights, z, state):
     if core == "JANET":
         f, g = np.split(z, 2, -1)
         return _sigmoid(f) * state["h"] + (1 - _sigmoid(f - numbers.lag)) * np.tanh(g)
+    if core == "MinGRU":
+        update, c = np.split(z, 2, -1)
+        return (1 - _sigmoid(update)) * state["h"] + _sigmoid(update) * _candidate(numbers.candidate, c)
+    if core == "MinLSTM":
+        f, i, c = np.split(z, 3, -1)
+        f, i = _sigmoid(f), _sigmoid(i)
+        return (f * state["h"] + i * _candidate(numbers.candidate, c)) / (f + i)
+    if core == "LEM":
+        one, two, z_z, z_y = np.split(z, 4, -1)
+        H = z_y.shape[-1]
+        b_hh = weights["b_hh"]
+        d_1, d_2 = numbers.dt * _sigmoid(one), numbers.dt * _sigmoid(two)
+        state["z"] = (1 - d_1) * state["z"] + d_1 * np.tanh(z_z)
+        u_y = _linear(state["z"], weights["U"][..., 3 * H :, :], None if b_hh is None else b_hh[..., 3 * H :])
+        return (1 - d_2) * state["h"] + d_2 * np.tanh(z_y + u_y)
+    if core == "SLSTM":
+        i, f, candidate, o = np.split(z, 4, -1)
+        kept = (f if numbers.forget_gate == "exponential" else -np.log(1 + np.exp(-f))) + state["m"]
+        m = np.where(kept.real > i.real, kept, i)
+        state["c"] = np.exp(kept - m) * state["c"] + np.exp(i - m) * np.tanh(candidate)
+        state["n"] = np.exp(kept - m) * state["n"] + np.exp(i - m)
+        state["m"] = m
+        return _sigmoid(o) * state["c"] / state["n"]
     if core == "URLSTM":
         f, r, p, o = np.split(z, 4, -1)
         g = _refined(f, r)
@@ -159,6 +189,16 @@ def reflections(vectors, H, R):
     return U
 
 
+def block_diagonal(weight, heads):
+    """U (..., 4H, H) from its rows without zeros, (..., 4H, H / heads)."""
+    *lead, G, d = weight.shape
+    U = np.zeros((*lead, G, heads * d), weight.dtype)
+    for row in range(G):
+        head = row % (heads * d) // d
+        U[..., row, head * d : (head + 1) * d] = weight[..., row, :]
+    return U
+
+
 def _exp(A):
     halvings = max(0, int(np.ceil(np.log2(max(1e-9, np.abs(A).sum(-1).max())))) + 4)
     power = term = np.broadcast_to(np.eye(A.shape[-1]), A.shape)
@@ -168,6 +208,10 @@ def _exp(A):
     for _ in range(halvings):
         power = power @ power
     return power
+
+
+def _candidate(kind, c):
+    return c if kind == "identity" else np.where(c.real >= 0, c + 0.5, _sigmoid(c))
 
 
 def _refined(f, r):

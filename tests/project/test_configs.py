@@ -26,15 +26,18 @@ CELLS = [path for path in FILES if path.parent.name == "cells"]  # nothing but a
 SELF_CONTAINED = [path for path in FILES if path not in (*BASES, *CELLS)]
 
 
-def fits(base: Path, cell: Path) -> bool:
-    """Return whether a cell file is for this problem, and for this length if its name ends with one."""
+def bases_of(number: int, cell: Path) -> list[Path]:
+    """Return the problems that a cell file is tested with: one for a general file, else all that it is for.
+
+    A file in the folder of a problem is for this problem, and for one length if its name ends with it.
+    """
     if cell.parent == Path("cells"):
-        return True
-    lengths = [path.stem for path in BASES if cell.stem.endswith(f"_{path.stem}")]
-    return cell.parent.parent == base.parent and (not lengths or base.stem in lengths)
+        return [BASES[number % len(BASES)]]
+    own = [base for base in BASES if base.parent == cell.parent.parent]
+    return [base for base in own if cell.stem.endswith(f"_{base.stem}")] or own
 
 
-PAIRS = [(base, cell) for base in BASES for cell in CELLS if fits(base, cell)]
+PAIRS = [(base, cell) for number, cell in enumerate(CELLS) for base in bases_of(number, cell)]
 PARAMETERS = {
     "lstm_128": "68,362",
     "lstm_256": "267,786",

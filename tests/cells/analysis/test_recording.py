@@ -82,7 +82,7 @@ def test_equals_the_gradient_that_autograd_retains_of_each_output(name):
     assert_close(measured(cell, x_BTI, weights_BTH)["h"], expected, **EXACT)
 
 
-@pytest.mark.parametrize("name", [name for name in DRIVEN if name.endswith("LSTM")])
+@pytest.mark.parametrize("name", [name for name in DRIVEN if name.endswith("LSTM") and "Min" not in name])
 def test_the_cell_state_has_the_gradient_of_its_tensor(name):
     cell = cell_builders.random_cell(BUILT_IN[name], I, H)
     x_BTI, weights_BTH = problem(cell)

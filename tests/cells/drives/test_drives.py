@@ -10,7 +10,7 @@ from torch.testing import assert_close
 import cells
 from cells.drives import Adam, Drive, Momentum, RMSProp, ScheduledRestart
 from cells.drives.coefficients import Coefficient
-from cells.drives.scan import linear_scan
+from cells.engines.scan import linear_scan
 from cells.state import leaves
 
 DRIVES = {
