@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batches import Batches
 
 Batch = dict[str, Tensor]
+IGNORED = -100  # target that does not count: the ignore_index of torch's cross_entropy
 
 
 class DataError(Exception):
@@ -58,7 +59,7 @@ class DataModule(LightningDataModule):
 
     A batch is a dictionary with ``inputs`` (B, T, input_size) and ``targets``. It also has ``lengths`` (B,) if
     sequences are padded, ``reset`` (B,) if they are windows of a stream, or ``scored`` (B, T) if the accuracy counts
-    some steps only.
+    some steps only. Targets that are ``IGNORED`` count neither in the loss nor in the accuracy.
 
     Args:
         root: Folder of the data; None: the environment variable DATA_DIR, else ``data``. Nothing is written elsewhere.

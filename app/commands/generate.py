@@ -18,21 +18,24 @@ from app.runs.run_directory import RunDirectory
 from app.tasks import LanguageModel
 from app.tasks.sampling import sample_words
 from cells.validation import closest_first
-from datamodules.text.vocabulary import UnknownWordError, Vocabulary, text_of
+from datamodules.text.reading import Reading
+from datamodules.text.vocabulary import UnknownWordError, Vocabulary
 
 
 def generate(options: Sequence[str]) -> None:
-    """Print a prompt and its continuation by a trained language model, word by word.
+    """Print a prompt and its continuation by a trained language model, word by word or character by character.
 
     Raises:
-        UserError: for an invalid option, a checkpoint of another task, or a word outside the vocabulary.
+        UserError: for an invalid option, a checkpoint of another task, or a token outside the vocabulary.
     """
     parser = Parser(prog="python -m app generate", description="Continue a text with a trained language model.")
     parser.add_argument("--ckpt_path", type=str, required=True, help="checkpoint in the run directory of the training")
-    parser.add_argument("--prompt", type=str, default="", help="first words; empty: the beginning of a line")
-    parser.add_argument("--length", type=PositiveInt, default=100, help="number of words to add")
-    parser.add_argument("--temperature", type=PositiveFloat, default=1.0, help="below 1: more probable words")
-    parser.add_argument("--top_k", type=PositiveInt | None, help="sample from the K most probable words; default: all")
+    parser.add_argument(
+        "--prompt", type=str, default="", help="first words or characters; empty: the beginning of a line"
+    )
+    parser.add_argument("--length", type=PositiveInt, default=100, help="number of words or characters to add")
+    parser.add_argument("--temperature", type=PositiveFloat, default=1.0, help="below 1: more probable tokens")
+    parser.add_argument("--top_k", type=PositiveInt | None, help="sample from the K most probable tokens; default: all")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="random seed of the samples")
     given = parser.parse_args(options)
     path = Path(given.ckpt_path)
@@ -41,27 +44,30 @@ def generate(options: Sequence[str]) -> None:
     checkpoint = read_checkpoint(path)
     if "vocabulary_size" not in checkpoint["hyper_parameters"]:
         raise UserError(f"ckpt_path must be a checkpoint of a language model, got '{path}'")
-    vocabulary, end_of_line = _vocabulary(checkpoint, path)
+    vocabulary, reading = _vocabulary(checkpoint, path)
     import_named_classes(["--config", str(RunDirectory.of_checkpoint(path).config)])
     model = LanguageModel.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     try:
-        start = vocabulary.numbers([end_of_line] if end_of_line else [])  # a text begins after the end of a line
-        prompt = vocabulary.numbers(given.prompt.split())
+        # a text begins after the end of a line
+        start = vocabulary.numbers([reading.end_of_line] if reading.end_of_line else [])
+        prompt = vocabulary.numbers(reading.tokens_of_prompt(given.prompt))
     except UnknownWordError as error:
         word = error.args[0]
         raise UserError(
-            f"the vocabulary of the model does not contain the word {word!r} of the prompt. It contains, closest "
-            f"first: {closest_first(word, vocabulary.words)}"
+            f"the vocabulary of the model does not contain the {reading.unit} {word!r} of the prompt. It contains, "
+            f"closest first: {closest_first(word, vocabulary.words)}"
         ) from error
     if not start + prompt:
-        raise UserError("prompt must have at least one word, because lines of the training text have no end mark")
+        raise UserError(
+            f"prompt must have at least one {reading.unit}, because lines of the training text have no end mark"
+        )
     drawn = sample_words(model, start + prompt, given.temperature, given.top_k, given.seed)
     numbers = [*prompt, *islice(drawn, given.length)]
-    echo(text_of([vocabulary.words[number] for number in numbers], end_of_line))
+    echo(reading.text_of([vocabulary.words[number] for number in numbers]))
 
 
-def _vocabulary(checkpoint: Mapping[str, Any], path: Path) -> tuple[Vocabulary, str | None]:
-    """Return the vocabulary that ``fit`` wrote to the run directory, and the word that ends a line.
+def _vocabulary(checkpoint: Mapping[str, Any], path: Path) -> tuple[Vocabulary, Reading]:
+    """Return the vocabulary that ``fit`` wrote to the run directory, and the settings that divide a text.
 
     Raises:
         UserError: if the file cannot be read, or belongs to another model.
@@ -74,4 +80,4 @@ def _vocabulary(checkpoint: Mapping[str, Any], path: Path) -> tuple[Vocabulary, 
         raise UserError(f"the vocabulary {file} cannot be read: {error}") from error
     if data is None or vocabulary.digest != data["vocabulary"]:
         raise UserError(f"{file} is not the vocabulary that {path} was trained with")
-    return vocabulary, data["end_of_line"]
+    return vocabulary, Reading(data["end_of_line"], unit=data.get("unit", "word"))  # older checkpoints have words

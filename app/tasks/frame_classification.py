@@ -16,6 +16,7 @@ from app.tasks.base import CellFactory, Part, StepOutput
 from app.tasks.encoder import EncoderTask
 from app.tasks.padding import valid_steps
 from datamodules import Batch
+from datamodules.base import IGNORED
 
 SHOWN = 8  # sequences in a figure
 
@@ -24,7 +25,8 @@ class FrameClassifier(EncoderTask):
     """One label per step: logits_t = W y_t + b, trained by the mean cross-entropy of all valid steps.
 
     Batches hold ``inputs`` (B, T, I), ``targets`` (B, T), and ``lengths`` (B,) if the sequences are padded. If they
-    hold ``scored`` (B, T), the accuracy is over the steps where it is True; the loss is over all valid steps.
+    hold ``scored`` (B, T), the accuracy is over the steps where it is True; the loss is over all valid steps. Targets
+    of -100 count in neither.
 
     Args:
         cell: The recurrent cell of each layer: called with (input_size, hidden_size).
@@ -58,7 +60,8 @@ class FrameClassifier(EncoderTask):
         loss = F.cross_entropy(logits_BTC[valid_BT], targets_BT[valid_BT])
         correct_N = logits_BTC[scored_BT].argmax(-1) == targets_BT[scored_BT]
         accuracy = correct_N.to(self.metric_dtype).mean()
-        return StepOutput(loss, logits_BTC, int(valid_BT.sum()), {"accuracy": (accuracy, len(correct_N))})
+        counted = int((targets_BT[valid_BT] != IGNORED).sum())
+        return StepOutput(loss, logits_BTC, counted, {"accuracy": (accuracy, len(correct_N))})
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return one row per scored step: its index, the target, the prediction and its probability."""
@@ -84,4 +87,5 @@ class FrameClassifier(EncoderTask):
 
 def _scored_steps(batch: Batch) -> Tensor:
     """Return a mask (B, T) of the steps that the accuracy counts."""
-    return valid_steps(batch) & batch["scored"] if "scored" in batch else valid_steps(batch)
+    counted_BT = valid_steps(batch) & (batch["targets"] != IGNORED)
+    return counted_BT & batch["scored"] if "scored" in batch else counted_BT

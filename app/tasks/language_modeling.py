@@ -1,4 +1,4 @@
-"""Word-level language modeling.
+"""Language modeling by words or characters.
 
 Shapes: B batch, T time, E embedding_size, H features of the last layer, V words, N = B T positions.
 """
@@ -31,8 +31,7 @@ from cells.stack import Norm, make_norm, run_layers
 from cells.state import State
 from cells.validation import positive_int
 from datamodules import Batch, Corpus
-from datamodules.text.streams import IGNORED
-from datamodules.text.vocabulary import text_of
+from datamodules.base import IGNORED
 
 SHOWN = 100  # words of the sample in TensorBoard
 CARRIED = "carried_state"  # checkpoint entry: the state in which the next training window starts
@@ -136,6 +135,12 @@ class LanguageModel(Task):
         )
 
     @property
+    def unit(self) -> str:
+        """What the text of the trainer is divided into: ``word`` or ``character``."""
+        data = self.trainer.datamodule if is_attached(self) else None  # type: ignore[attr-defined]  # Lightning sets it
+        return data.reading.unit if isinstance(data, Corpus) else "word"
+
+    @property
     def cell(self) -> Cell:
         """The cell of the first layer; the cells of all layers are of one kind."""
         return self.cells[0]
@@ -234,9 +239,12 @@ class LanguageModel(Task):
         self._log_perplexity("test")
 
     def _log_perplexity(self, part: Part) -> None:
-        """Log exp of the mean loss over all words of all processes."""
-        perplexity = self.trainer.callback_metrics[f"{part}/loss"].exp()
-        self.log(f"{part}/perplexity", perplexity, prog_bar=part == "validation", sync_dist=True)
+        """Log exp of the mean loss over all words of all processes, and for characters the loss in bits."""
+        loss = self.trainer.callback_metrics[f"{part}/loss"]
+        metrics = {f"{part}/perplexity": loss.exp()}
+        if self.unit == "character":
+            metrics[f"{part}/bits_per_character"] = loss / math.log(2)
+        self.log_dict(metrics, prog_bar=part == "validation", sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return one row per word: its index, and its log-probability given the words before it."""
@@ -247,23 +255,31 @@ class LanguageModel(Task):
 
     def prediction_table(self, predictions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         words = self.trainer.datamodule.vocabulary.words  # type: ignore[attr-defined]  # Lightning sets it
-        return [{**batch, "word": [words[number] for number in batch["word"].tolist()]} for batch in predictions]
+        return [
+            {
+                self.unit: [words[number] for number in batch["word"].tolist()],
+                "log_probability": batch["log_probability"],
+            }
+            for batch in predictions
+        ]
 
     def prediction_summary(self, predictions: Sequence[dict[str, Any]]) -> str:
         loss = -torch.cat([batch["log_probability"] for batch in predictions]).double().mean().item()
-        return f"{loss:.4f} nats per word, perplexity {math.exp(loss):.2f}"
+        in_bits = f", {loss / math.log(2):.4f} bits" if self.unit == "character" else ""
+        return f"{loss:.4f} nats per {self.unit}{in_bits}, perplexity {math.exp(loss):.2f}"
 
     def metrics_from_loss(self, loss: float) -> dict[str, float]:
-        return {"loss": loss, "perplexity": math.exp(loss)}
+        metrics = {"loss": loss, "perplexity": math.exp(loss)}
+        return metrics | {"bits_per_character": loss / math.log(2)} if self.unit == "character" else metrics
 
     def show_epoch(self, board: Board) -> None:
         """Show a text sampled from the model."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         if isinstance(data, Corpus):
-            words, end_of_line = data.vocabulary.words, data.reading.end_of_line
-            start = data.vocabulary.numbers([end_of_line or words[0]])
+            words = data.vocabulary.words
+            start = data.vocabulary.numbers([data.reading.end_of_line or words[0]])
             sample = islice(sample_words(self, start), SHOWN)
-            board.text("sample", text_of([words[number] for number in sample], end_of_line))
+            board.text("sample", data.reading.text_of([words[number] for number in sample]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         carried = self.carried.saved(self)

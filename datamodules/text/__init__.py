@@ -1,1 +1,1 @@
-"""Texts as streams of words."""
+"""Texts as streams of words or characters."""

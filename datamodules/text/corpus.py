@@ -1,4 +1,4 @@
-"""Texts for word-level language modeling, with one file each for training, validation and test.
+"""Texts for language modeling by words or characters, with one file each for training, validation and test.
 
 Shapes: N tokens of a text.
 """
@@ -15,20 +15,24 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.base import Batch, DataError, DataModule, run_seed, whole_batch
-from datamodules.text.ngrams import bigram_loss, unigram_loss
+from datamodules.text.ngrams import kneser_ney_loss, unigram_loss
+from datamodules.text.reading import UNITS, Reading, Unit
 from datamodules.text.streams import Rows, TrainingWindows, Window, Windows
-from datamodules.text.tokens import Reading, Tokens, number_text, read_tokens
+from datamodules.text.tokens import Tokens, number_text, read_tokens
 from datamodules.text.vocabulary import Vocabulary
 
 PARTS = ("train", "validation", "test")
+ORDERS = {"word": (2, "bigram"), "character": (3, "trigram")}  # of the n-gram model by unit
 
 
 class Corpus(DataModule):
-    """Texts for training, validation and test as streams of words.
+    """Texts for training, validation and test as streams of words or characters.
 
-    Words are separated by white space, and ``end_of_line`` follows each line. The vocabulary is that of the training
-    text. Other words become ``<unk>`` if the vocabulary contains it; otherwise they are an error. The texts are
-    converted to numbers once and then read from a cache on disk (:mod:`datamodules.text.tokens`).
+    Words are separated by white space, and ``end_of_line`` follows each line. With ``unit`` ``character``, the text is
+    the characters of these words with ``_`` after each word; in the following, a word is then a character. The
+    vocabulary is that of the training text. Other words become ``<unk>`` if the vocabulary contains it; otherwise they
+    are an error. The texts are converted to numbers once and then read from a cache on disk
+    (:mod:`datamodules.text.tokens`).
 
     Training reads ``batch_size`` rows in each process, each a contiguous part of the text, in windows of random length
     (:class:`datamodules.text.streams.TrainingWindows`). The model carries its state from window to window. Evaluation
@@ -52,6 +56,7 @@ class Corpus(DataModule):
         vocabulary: File of a vocabulary to use instead of the training text's, with one word on each line in the order
             of their numbers: ``vocabulary.txt`` of a run. With it ``predict`` needs no corpus.
         cache: Folder of the numbered texts; None: ``prepared`` in the folder of the data.
+        unit: ``word`` or ``character``.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -84,6 +89,7 @@ class Corpus(DataModule):
         text: str | None = None,
         vocabulary: str | None = None,
         cache: str | None = None,
+        unit: Unit = "word",
     ) -> None:
         super().__init__(root, batch_size)
         for name, value in (
@@ -96,12 +102,14 @@ class Corpus(DataModule):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value}")
         if end_of_line is not None and (not end_of_line or end_of_line.split() != [end_of_line]):
             raise ValueError(f"end_of_line must be a word without white space, or null, got {end_of_line!r}")
+        if unit not in UNITS:
+            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
         self.window = window
         self.random_windows = random_windows
         self.rows = {"validation": validation_rows, "test": test_rows}
         given = (train, validation, test)
         self.file_names = {part: name or own for part, name, own in zip(PARTS, given, self.own_names, strict=True)}
-        self.reading = Reading(end_of_line, min_frequency)
+        self.reading = Reading(end_of_line, min_frequency, unit)
         self.text = None if text is None else Path(text)
         self.vocabulary_file = None if vocabulary is None else Path(vocabulary)
         self.cache = None if cache is None else Path(cache)
@@ -126,6 +134,7 @@ class Corpus(DataModule):
     def description(self) -> dict[str, Any]:
         windows = "of random length as in AWD-LSTM" if self.random_windows else "of one length"
         return {
+            "unit": self.reading.unit,
             "tokens": {part: len(tokens) for part, tokens in self.tokens.parts.items()},
             "vocabulary": self.vocabulary_size,
             "end_of_line": self.reading.end_of_line,
@@ -137,17 +146,22 @@ class Corpus(DataModule):
         return {"vocabulary.txt": "\n".join(self.vocabulary.words) + "\n"}
 
     def baselines(self) -> dict[str, float]:
-        """Return the nats per word of a unigram and a bigram model of the training text, without the first word."""
+        """Return the nats per token of n-gram models of the training text, on a text without its first token.
+
+        They are a unigram model, and an interpolated Kneser-Ney model: of order 2 for words, of order 3 for characters.
+        """
         return self._ngram_losses
 
     @cached_property
     def _ngram_losses(self) -> dict[str, float]:
         train, size = self.tokens.parts["train"], self.vocabulary_size
-        return {
-            f"{name}, {part}": loss(train, self.tokens.parts[part], size)
-            for part in ("validation", "test")
-            for name, loss in (("unigram", unigram_loss), ("Kneser-Ney bigram", bigram_loss))
-        }
+        order, name = ORDERS[self.reading.unit]
+        losses = {}
+        for part in ("validation", "test"):
+            text = self.tokens.parts[part]
+            losses[f"unigram, {part}"] = unigram_loss(train, text, size)
+            losses[f"Kneser-Ney {name}, {part}"] = kneser_ney_loss(train, text, size, order)
+        return losses
 
     def prepare_data(self) -> None:
         """Write the cache if it is missing or stale. Lightning calls it in one process of each machine."""
@@ -158,17 +172,18 @@ class Corpus(DataModule):
         if stage == "predict" and self.text is not None:
             return
         rank, world_size = self._processes()
+        unit = self.reading.unit
         for part, tokens in self.tokens.parts.items():
             rows = self.rows.get(part, self.batch_size * world_size)
             name, count = self._find(self.file_names[part]), len(tokens)
             if count < 2 * rows:
                 raise DataError(
-                    f"{name} must have at least 2 words for each of the {rows} rows (batch size times processes), "
-                    f"got {count} words (ends of lines counted)"
+                    f"{name} must have at least 2 {unit}s for each of the {rows} rows (batch size times processes), "
+                    f"got {count} {unit}s (ends of lines counted)"
                 )
             if part == "train" and count // rows <= self.window:
                 raise DataError(
-                    f"window must be less than the length of a row, {count // rows} ({name} has {count} words in "
+                    f"window must be less than the length of a row, {count // rows} ({name} has {count} {unit}s in "
                     f"{rows} rows), got {self.window}"
                 )
             setattr(self, part, Rows(tokens, rows, rank, world_size))
@@ -199,14 +214,14 @@ class Corpus(DataModule):
         if self.reading.end_of_line is not None:
             tokens_N = np.concatenate([self.vocabulary.numbers([self.reading.end_of_line]), tokens_N])
         if len(tokens_N) < 2:
-            raise DataError(f"{self.text} must have at least two words if end_of_line is null, got one")
+            raise DataError(f"{self.text} must have at least two {self.reading.unit}s if end_of_line is null, got one")
         rank, world_size = self._processes()
         return self._whole(Rows(tokens_N, 1, rank, world_size))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the digest of the vocabulary and the position in the training data, for a checkpoint."""
-        words = {"vocabulary": self.vocabulary.digest, "end_of_line": self.reading.end_of_line}
-        return {**words, **super().state_dict()}
+        reading = {"end_of_line": self.reading.end_of_line, "unit": self.reading.unit}
+        return {"vocabulary": self.vocabulary.digest, **reading, **super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the model of the checkpoint has the same vocabulary."""
@@ -250,9 +265,10 @@ class Corpus(DataModule):
             raise DataError(f"the vocabulary {self.vocabulary_file} cannot be read: {error}") from error
 
     def _cache_folder(self, train: Path) -> Path:
-        """Return the cache folder, a different one for each folder that holds a corpus."""
+        """Return the cache folder, a different one for each unit and each folder that holds a corpus."""
         place = hashlib.sha256(str(train.resolve()).encode()).hexdigest()[:8]
-        return (self.cache or self.root / "prepared") / f"{type(self).__name__}-{place}"
+        unit = "" if self.reading.unit == "word" else f"-{self.reading.unit}s"
+        return (self.cache or self.root / "prepared") / f"{type(self).__name__}{unit}-{place}"
 
     def _find(self, name: str) -> Path:
         """Return the path of the file ``name`` in the first folder that has it."""

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from datamodules.base import Batch
-
-IGNORED = -100  # target that does not count: the ignore_index of torch's cross_entropy
+from datamodules.base import IGNORED, Batch
 
 
 class Window(NamedTuple):

@@ -1,7 +1,7 @@
-"""Texts as memory-mapped word numbers in a verified cache on disk.
+"""Texts as memory-mapped numbers of their words or characters, in a verified cache on disk.
 
 CACHE/index.json        sources (files and settings), vocabulary, and length and checksum of each part
-CACHE/PART.int32        word numbers of a part, 4 bytes each, little-endian
+CACHE/PART.int32        token numbers of a part, 4 bytes each, little-endian
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from datamodules.base import DataError
 from datamodules.files import replacing, sha256
+from datamodules.text.reading import Reading
 from datamodules.text.vocabulary import UnknownWordError, Vocabulary
 
 FORMAT = 2  # of the cache; caches of other formats are stale
@@ -28,46 +29,28 @@ BLOCK = 2**22  # bytes of text in memory at a time
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Settings that divide a text into words, which are separated by white space.
-
-    Attributes:
-        end_of_line: Word at the end of each line; None: none.
-        min_frequency: Minimum count in the training text of a word in the vocabulary. Above 1, other words are
-            ``<unk>``.
-    """
-
-    end_of_line: str | None = "<eos>"
-    min_frequency: int = 1
-
-
-@dataclass(frozen=True)
 class Tokens:
-    """Vocabulary, and word numbers of each part of the data by name."""
+    """Vocabulary, and token numbers of each part of the data by name."""
 
     vocabulary: Vocabulary
     parts: dict[str, np.ndarray]
 
 
 def read_tokens(files: Mapping[str, Path], reading: Reading, cache: Path, vocabulary: Vocabulary | None) -> Tokens:
-    """Return texts as word numbers, from ``cache`` if it was made from the same files with the same settings.
+    """Return texts as token numbers, from ``cache`` if it was made from the same files with the same settings.
 
     Otherwise the cache is written, with progress bars. Memory holds only the vocabulary and one block of text.
 
     Args:
         files: UTF-8 text of each part; the vocabulary is that of ``train``.
-        reading: Settings that divide a text into words.
+        reading: Settings that divide a text into tokens.
         cache: Folder of the cache.
         vocabulary: Vocabulary to use instead of that of ``train``.
 
     Raises:
-        DataError: A file cannot be read, is empty, or contains an unknown word, or the cache cannot be written.
+        DataError: A file cannot be read, is empty, or contains an unknown token, or the cache cannot be written.
     """
-    settings = {
-        "end_of_line": reading.end_of_line,
-        "min_frequency": reading.min_frequency,
-        "vocabulary": vocabulary and vocabulary.digest,
-    }
+    settings = {**asdict(reading), "vocabulary": vocabulary and vocabulary.digest}
     found = _read_cache(files, settings, cache)
     if found is not None:
         return found
@@ -92,10 +75,10 @@ def read_tokens(files: Mapping[str, Path], reading: Reading, cache: Path, vocabu
 
 
 def number_text(path: Path, reading: Reading, vocabulary: Vocabulary) -> np.ndarray:
-    """Return a text as word numbers in memory.
+    """Return a text as token numbers in memory.
 
     Raises:
-        DataError: The file cannot be read, is empty, or contains an unknown word.
+        DataError: The file cannot be read, is empty, or contains an unknown token.
     """
     return np.concatenate(list(_number_blocks(path, reading, vocabulary)))
 
@@ -163,22 +146,15 @@ def _blocks(path: Path, what: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _words(lines: list[str], reading: Reading) -> list[str]:
-    """Return the words of some lines."""
-    if reading.end_of_line is None:
-        return "".join(lines).split()
-    return [word for line in lines for word in (*line.split(), reading.end_of_line)]
-
-
 def _count_words(path: Path, reading: Reading) -> Counter[str]:
     counts: Counter[str] = Counter()
     for _, lines in _blocks(path, "counting"):
-        counts.update(_words(lines, reading))
+        counts.update(reading.tokens(lines))
     return counts
 
 
 def _write_numbers(path: Path, reading: Reading, vocabulary: Vocabulary, output: Path) -> tuple[int, int]:
-    """Write the word numbers of a text, and return their count and checksum."""
+    """Write the token numbers of a text, and return their count and checksum."""
     count = checksum = 0
     with output.open("wb") as file:
         for block_N in _number_blocks(path, reading, vocabulary):
@@ -189,17 +165,18 @@ def _write_numbers(path: Path, reading: Reading, vocabulary: Vocabulary, output:
 
 
 def _number_blocks(path: Path, reading: Reading, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-    """Yield blocks of the word numbers of a text."""
+    """Yield blocks of the token numbers of a text."""
     empty = True
     for first, lines in _blocks(path, "numbering"):
         try:
-            numbers = vocabulary.numbers(_words(lines, reading))
+            numbers = vocabulary.numbers(reading.tokens(lines))
         except UnknownWordError as error:
             word = error.args[0]
-            line = first + next(i for i, text in enumerate(lines) if word in _words([text], reading))
+            line = first + next(i for i, text in enumerate(lines) if word in reading.tokens([text]))
             raise DataError(
-                f"{path} has the word {word!r} in line {line}, which is not in the vocabulary. Use words of the "
-                "training text, or a training text that contains <unk>, which then replaces all other words."
+                f"{path} has the {reading.unit} {word!r} in line {line}, which is not in the vocabulary. Use "
+                f"{reading.unit}s of the training text, or a training text that contains <unk>, which then replaces "
+                f"all other {reading.unit}s."
             ) from error
         empty = empty and not any(map(str.strip, lines))
         yield np.array(numbers, dtype="<i4")

@@ -1,4 +1,4 @@
-"""Vocabulary: words and their numbers."""
+"""Vocabulary: words or characters, and their numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ UNKNOWN = "<unk>"
 
 class UnknownWordError(Exception):
     """The word ``args[0]`` is not in a vocabulary without ``<unk>``."""
-
-
-def text_of(words: Sequence[str], end_of_line: str | None) -> str:
-    """Return words as a text, separated by blanks, with a line break for ``end_of_line``."""
-    text = " ".join("\n" if word == end_of_line else word for word in words)
-    return text.replace(" \n", "\n").replace("\n ", "\n")
 
 
 class Vocabulary:

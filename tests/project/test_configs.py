@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.fake_cifar import write_small_cifar
 from helpers.fake_corpus import write_small_corpus
+from helpers.fake_series import write_small_series
+from helpers.fake_speech_commands import write_small_speech_commands
 from helpers.paths import ROOT
 
 from app.commands.main import main
@@ -63,6 +66,10 @@ SHORT = {  # few and short sequences for the same model
     "MNIST": ["--data.batch_size", "2", "--data.downsample", "7"],
     "Copying": ["--data.batch_size", "2", "--data.blanks", "5"],
     "Adding": ["--data.batch_size", "2", "--data.steps", "8"],
+    "AssociativeRecall": ["--data.batch_size", "2"],
+    "SelectiveCopying": ["--data.batch_size", "2"],
+    "CIFAR10": ["--data.batch_size", "2", "--data.train_size", "2"],
+    "SpeechCommands": ["--data.batch_size", "2", "--data.train_size", "2"],
     "PennTreebank": ["--data.batch_size", "2", "--model.embedding_size", "4", "--model.hidden_sizes", "[6, 5, 4]"],
 }
 DATA_DIR = os.environ.get("DATA_DIR")
@@ -76,11 +83,17 @@ def takes_a_step(*configs: Path | str, options: Sequence[str] = ()) -> bool:
 
 @pytest.mark.parametrize("config", SELF_CONTAINED, ids=str)
 @pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
-def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys):
+def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys, monkeypatch):
     text = (FOLDER / config).read_text(encoding="utf-8")
     data = re.search(r"class_path: (\w+)", text)[1]
     if data == "PennTreebank":
         write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
+    elif data == "TimeSeries":
+        write_small_series(small_mnist)
+    elif data == "CIFAR10":
+        write_small_cifar(small_mnist, monkeypatch)
+    elif data == "SpeechCommands":
+        write_small_speech_commands(small_mnist)
     short = SHORT | {"TIMIT": ["--data.batch_size", "2", "--data.prepared", str(small_timit / "features")]}
     assert takes_a_step(config, options=["--seed_everything", "0", *short.get(data, [])])
     core_and_size = re.search(r"[a-z]+_\d+$", config.stem)

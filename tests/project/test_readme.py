@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 from helpers.documents import PAGES, README
+from helpers.fake_cifar import write_small_cifar
 from helpers.fake_corpus import write_small_corpus
+from helpers.fake_series import write_small_series
+from helpers.fake_speech_commands import write_small_speech_commands
 from helpers.paths import ROOT
 
 from app.commands.main import main
@@ -62,11 +65,16 @@ def files_of(monkeypatch):
 
 @pytest.mark.parametrize(("page", "arguments"), [command for command in ALL if command not in SEVERAL])
 @pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
-def test_command(page, arguments, files_of, trained, trained_language_model, swept, small_mnist, small_timit):
+def test_command(
+    page, arguments, files_of, trained, trained_language_model, swept, small_mnist, small_timit, monkeypatch
+):
     files_of(page)
     study, study_directory = swept
     shutil.copytree(study_directory, "runs/studies/small")
     write_small_corpus(small_mnist, "ptb.{}.txt", more_words=4000)
+    write_small_series(small_mnist)
+    write_small_cifar(small_mnist, monkeypatch)
+    write_small_speech_commands(small_mnist)
     Path("my.txt").write_text("the cat sees a bird\n")
     run = trained
     if "--resume" in arguments:  # it writes into the run directory

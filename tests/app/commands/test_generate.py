@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.fake_corpus import write_small_corpus
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.commands.main import main
@@ -77,6 +79,29 @@ def test_words_are_sampled_with_their_probabilities():
         assert (frequencies(temperature, None) - expected).abs().max() < 0.13  # 3.7 standard errors at the most
     assert torch.count_nonzero(frequencies(1.0, 2)) == 2
     assert frequencies(1.0, 1)[log_probability.argmax()] == 1
+
+
+def test_text_is_continued_by_characters(capsys):
+    write_small_corpus(Path("data"))
+    options = ["--data", "Corpus", "--data.root", "data", "--data.unit", "character", "--data.batch_size", "4"]
+    options += ["--model", "LanguageModel", "--model.cell", "LSTM", "--model.embedding_size", "8"]
+    options += ["--model.hidden_sizes", "[8]", "--model.regularization.weight_dropout", "0"]
+    options += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    assert main(["fit", *options, "--trainer.enable_progress_bar", "false", "--run_dir", "run"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"baseline: Kneser-Ney trigram, test .* \d\.\d+", printed)
+    results = json.loads(Path("run/results.json").read_text())
+    bits = results["test"]["bits_per_character"]
+    assert bits == pytest.approx(results["test"]["loss"] / math.log(2))
+    text = generated(Path("run"), capsys, "--prompt", "the ca", "--length", "30")
+    assert text.startswith("the ca")
+    assert 30 <= len(text) <= 37  # a space before the end of a line is not shown
+    assert main(["generate", "--ckpt_path", "run/checkpoints/best.ckpt", "--prompt", "the @"]) == 2
+    assert "does not contain the character '@' of the prompt" in capsys.readouterr().err
+    assert main(["predict", "--ckpt_path", "run/checkpoints/best.ckpt", "--output", "characters.csv"]) == 0
+    assert " bits, perplexity" in capsys.readouterr().out
+    with Path("characters.csv").open() as file:
+        assert next(file).strip() == "index,character,log_probability"
 
 
 @pytest.mark.parametrize(

@@ -320,3 +320,15 @@ def test_two_processes_give_the_metrics_of_one_and_resume_exactly(corpus, tmp_pa
             assert figures[name] == pytest.approx(value, rel=1e-6)
     _, _, *resumed = fit(tmp_path / "again", tmp_path / "whole" / "step=3.ckpt")
     assert [losses for losses, _ in resumed] == [first[0][3:], second[0][3:]]
+
+
+def test_bits_per_character_are_the_loss_in_bits(corpus, capsys):
+    data = small_corpus(unit="character")
+    task = LanguageModel(GRU, data.vocabulary_size, 6, [8], tied=False, regularization=NONE)
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=2)
+    trainer.fit(task, data)
+    (found,) = trainer.test(task, data, verbose=False)
+    assert found["test/bits_per_character"] == pytest.approx(found["test/loss"] / math.log(2))
+    assert found["test/perplexity"] == pytest.approx(2 ** found["test/bits_per_character"])
+    assert trainer.callback_metrics["test/bits_per_character"] > 0
+    assert task.metrics_from_loss(math.log(2))["bits_per_character"] == 1

@@ -15,6 +15,7 @@ from helpers.fake_corpus import small_text, write_small_corpus
 
 from datamodules import Corpus, DataError, PennTreebank, WikiText2, WikiText103
 from datamodules.text import tokens as tokens_module
+from datamodules.text.reading import Reading
 from datamodules.text.vocabulary import UnknownWordError, Vocabulary
 
 DATA_DIR = os.environ.get("DATA_DIR")
@@ -239,6 +240,7 @@ def test_missing_file_is_named_with_all_places(corpus):
         ({"test_rows": -1}, "test_rows must be an integer of at least 1, got -1"),
         ({"min_frequency": 0}, "min_frequency must be an integer of at least 1, got 0"),
         ({"end_of_line": "end of line"}, "end_of_line must be a word without white space, or null, got 'end of line'"),
+        ({"unit": "letter"}, "unit must be one of word, character, got 'letter'"),
         ({"end_of_line": ""}, "end_of_line must be a word without white space, or null, got ''"),
     ],
 )
@@ -278,6 +280,67 @@ def test_checkpoint_with_another_vocabulary_is_refused(corpus):
     (corpus / "train.txt").write_text("one more\n" + (corpus / "train.txt").read_text())
     with pytest.raises(DataError, match=r"the vocabulary of train.txt differs from that of the checkpoint"):
         ready().load_state_dict(state)
+
+
+@pytest.mark.parametrize("end_of_line", ["<eos>", None])
+def test_characters_are_those_of_the_words_with_an_underscore_after_each(end_of_line, corpus):
+    data = ready(unit="character", end_of_line=end_of_line)
+    for part, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        found = [data.vocabulary.words[number] for number in data.tokens.parts[part]]
+        expected = []
+        for line in small_text(name).splitlines():
+            for word in line.split():
+                expected += [*word, "_"]
+            expected += [end_of_line] if end_of_line else []
+        assert found == expected
+
+
+def test_characters_and_words_have_separate_caches(corpus, monkeypatch):
+    words, characters = ready(), ready(unit="character")
+    assert characters.vocabulary_size != words.vocabulary_size
+    read = numbering(monkeypatch)
+    assert ready().vocabulary.words == words.vocabulary.words
+    assert ready(unit="character").vocabulary.words == characters.vocabulary.words
+    assert read == []
+
+
+def test_baselines_of_characters_are_a_unigram_and_a_trigram_model(corpus):
+    baselines = ready(unit="character").baselines()
+    names = [f"{model}, {part}" for part in ("validation", "test") for model in ("unigram", "Kneser-Ney trigram")]
+    assert list(baselines) == names
+    assert baselines["Kneser-Ney trigram, test"] < baselines["unigram, test"] / 2
+
+
+def test_unknown_character_raises_with_its_line(corpus):
+    (corpus / "valid.txt").write_text("the cat\nthe dog\nthe fox?\n" * 3)
+    with pytest.raises(DataError, match=r"valid.txt has the character '[fx?]' in line 3, .* Use characters of the"):
+        ready(unit="character")
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "prompt", "tokens", "again"),
+    [
+        ("word", " a b\n\nc \n", ["a", "b"], ["a", "b", "<eos>", "<eos>", "c", "<eos>"], "a b\n\nc\n"),
+        (
+            "character",
+            " ab  c\n\nd \n",
+            ["a", "b", "_", "c"],
+            ["a", "b", "_", "c", "_", "<eos>", "<eos>", "d", "_", "<eos>"],
+            "ab c\n\nd\n",
+        ),
+    ],
+)
+def test_text_is_divided_and_joined(unit, text, prompt, tokens, again):
+    reading = Reading(unit=unit)
+    assert reading.tokens(text.splitlines(keepends=True)) == tokens
+    assert reading.text_of(tokens) == again
+    assert reading.tokens_of_prompt(text.splitlines()[0]) == prompt
+
+
+def test_prompt_that_ends_with_a_space_ends_a_word():
+    reading = Reading(unit="character")
+    assert reading.tokens_of_prompt(" a b ") == ["a", "_", "b", "_"]
+    assert reading.tokens_of_prompt(" ") == reading.tokens_of_prompt("") == []
 
 
 class Answer:
@@ -337,6 +400,15 @@ def test_penn_treebank_has_its_published_size():
     assert torch.equal(
         next(iter(data.test_dataloader()))["inputs"][0, :1], torch.tensor(data.vocabulary.numbers(["no"]))
     )
+
+
+@pytest.mark.data
+@pytest.mark.skipif(DATA_DIR is None, reason="DATA_DIR is not set")
+def test_penn_treebank_has_its_published_number_of_characters():
+    data = PennTreebank(cache="cache", unit="character")
+    counts = {part: len(tokens) for part, tokens in data.tokens.parts.items()}
+    assert counts == {"train": 5_059_550, "validation": 396_412, "test": 446_184}
+    assert data.vocabulary_size == 50
 
 
 def test_windows_of_evaluation_have_as_many_words_as_those_of_training(corpus):

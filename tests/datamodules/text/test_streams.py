@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.text.streams import IGNORED, Rows, TrainingWindows, Window, Windows
+from datamodules.base import IGNORED
+from datamodules.text.streams import Rows, TrainingWindows, Window, Windows
 
 TEXT = np.arange(1000, dtype=np.int32)
 

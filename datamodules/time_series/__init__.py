@@ -1,0 +1,1 @@
+"""Time series of several channels and different lengths."""
