@@ -81,7 +81,7 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         x = next(cell.parameters(), torch.empty(0))
     if torch.compiler.is_compiling():  # true also during an export
         return _without_fused(cell)
-    if _is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
+    if is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
         return "reference"
     large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm
     return "library" if cell.library and (x.is_cuda or large) and cell.engine == "auto" else "fused"
@@ -91,7 +91,7 @@ def _without_fused(cell: EngineCell) -> str:
     return "library" if cell.library and cell.engine == "auto" else "reference"
 
 
-def _is_followed() -> bool:
+def is_followed() -> bool:
     """Whether more than autograd follows the operations on tensors; torch has no public function for it."""
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
