@@ -13,6 +13,7 @@ import yaml
 from app.errors import UserError
 from app.runs.configuration import CONFIG_FLAGS
 from app.tasks import Task
+from cells.validation import closest_first
 from datamodules import DataModule
 
 
@@ -43,6 +44,18 @@ def linked_sizes() -> list[str]:
     provided = {size for cls in subclasses(DataModule) for size in cls.provided_sizes}
     required = {size for cls in subclasses(Task) for size in cls.required_sizes}
     return sorted(provided & required)
+
+
+def check_implemented(task: type[Task], data: type[DataModule]) -> None:
+    """Check that the classes are not the base classes, which implement nothing.
+
+    Raises:
+        UserError: with the known subclasses.
+    """
+    for option, cls, base in (("--model", task, Task), ("--data", data, DataModule)):
+        if cls is base:
+            known = closest_first(cls.__name__, [found.__name__ for found in subclasses(base)])
+            raise UserError(f"{option} must be a subclass of {cls.__name__}, such as {known}, got {cls.__name__}")
 
 
 def check_sizes(task: type[Task], data: type[DataModule]) -> None:

@@ -23,7 +23,7 @@ from app.errors import DivergenceError, LostProcessError, Stopped, UserError
 from app.runs.checkpoint_files import check_fits, read_checkpoint
 from app.runs.configuration import with_existing_configs, with_run_config
 from app.runs.distributed import FIRST, end_with_first
-from app.runs.resume import check_unchanged, with_resumed_run
+from app.runs.resume import check_complete, check_unchanged, with_resumed_run
 from app.runs.run_directory import RunDirectory
 from app.tasks import Task
 from datamodules import DataError, DataModule
@@ -119,7 +119,10 @@ def _check_checkpoint(line: CommandLine) -> None:
     if line.options.ckpt_path:
         path = Path(line.options.ckpt_path)
         ignored = line.model.resumable_arguments if line.options.resume else line.model.training_arguments
-        check_fits(read_checkpoint(path), line.model, path, ignored)
+        checkpoint = read_checkpoint(path)
+        check_fits(checkpoint, line.model, path, ignored)
+        if line.options.resume:
+            check_complete(checkpoint, path, line.datamodule)
 
 
 def _is_launched(line: CommandLine) -> bool:

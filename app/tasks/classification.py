@@ -36,6 +36,7 @@ class SequenceClassifier(Task):
     """
 
     required_sizes = ("input_size", "num_classes")
+    batch_dimensions = (("inputs", 3), ("targets", 1))
     training_arguments = (*Task.training_arguments, "choose_by")
 
     def __init__(

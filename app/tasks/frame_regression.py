@@ -49,6 +49,7 @@ class FrameRegressor(Task):
     """
 
     required_sizes = ("input_size", "target_size")
+    batch_dimensions = (("inputs", 3), ("targets", 3))
     monitor = "validation/loss"
     mode = "min"
 

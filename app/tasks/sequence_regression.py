@@ -31,6 +31,7 @@ class SequenceRegressor(Task):
     """
 
     required_sizes = ("input_size", "target_size")
+    batch_dimensions = (("inputs", 3), ("targets", 2))
     monitor = "validation/loss"
     mode = "min"
 
