@@ -13,8 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 class Record(Callback):
     """Append step and loss of each batch to the file that RECORD names; SIGNAL_AT sends this process a signal.
 
-    SIGNAL_AT is "signal number,step,rank"; the rank and the losses are those of a process. Step -2 - N is batch N of
-    the test.
+    SIGNAL_AT is "signal number,step,rank"; the rank and the losses are those of a process. Step -1 is the end of
+    the training, step -2 - N is batch N of the test.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -24,6 +24,9 @@ class Record(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int, *_: Any
     ) -> None:
         self._signal(-2 - index, trainer.global_rank)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signal(-1, trainer.global_rank)
 
     def _signal(self, now: int, own_rank: int) -> None:
         number, step, rank = map(int, os.environ.get("SIGNAL_AT", "0,-1,-1").split(","))

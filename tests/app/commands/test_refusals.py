@@ -51,6 +51,7 @@ PLUGINS = {
         (["--trainer.callbacks", "Timer"], "the configuration cannot be stored as YAML: cannot represent an object"),
         (["--trainer.strategy", "ddp_spawn"], "--trainer.strategy must start processes that run the whole program"),
         (["--model.optimizer.capturable", "true"], "capturable=True, params and state_steps must be on supported"),
+        (["--trainer.profiler", "pytorch"], "a copy of the task, which cannot be copied: Tried to deepcopy"),
         (["--model", "Task"], "--model must be a subclass of Task, such as FrameClassifier"),
         (["--data", "DataModule"], "--data must be a subclass of DataModule, such as Adding"),
         (["--model", "FrameClassifier"], "FrameClassifier needs batches whose targets have 2 dimensions"),
