@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 
 from app.errors import UserError
@@ -29,7 +30,7 @@ def one_line_refusal(error: BaseException) -> UserError | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return UserError(f"out of memory: {_first_line(error)}. Reduce --data.batch_size.")
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename else ""
+        place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return UserError(f"{place}{error.strerror}")
     if _in_a_restored_checkpoint(error):
         return UserError(f"the checkpoint cannot be restored: {type(error).__name__}: {_first_line(error)}")

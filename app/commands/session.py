@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,11 +103,19 @@ def resume_command(run: RunDirectory | None) -> str:
 
 
 def _quieten() -> None:
+    threading.excepthook = _report_thread
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())
     )
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report an exception of a thread, except of TensorBoard's: the main thread raises it again at its next write."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(failed.exc_traceback)]
+    if not any(module.startswith("tensorboard.") for module in modules):
+        threading.__excepthook__(failed)
 
 
 def _check_checkpoint(line: CommandLine) -> None:
