@@ -102,6 +102,20 @@ def check_bad_input(factory: Factory) -> None:
         raise AssertionError(f"an input of shape {shape} was accepted")
 
 
+def check_bad_state(factory: Factory) -> None:
+    """A state of another number of rows or units raises a ValueError; Cell.start_state checks it for every forward."""
+    cell, x_BTI, state = cell_input_state(factory)
+    other = factory(I, 2 * H).double().initial_state(B)
+    for what, wrong in ((f"one row, for {B} rows", rows_of(state, 0)), (f"a cell with {2 * H} units", other)):
+        if [leaf.shape for leaf in leaves(wrong)] == [leaf.shape for leaf in leaves(state)]:
+            continue  # the state does not depend on hidden_size
+        try:
+            cell(x_BTI, wrong)
+        except ValueError:
+            continue
+        raise AssertionError(f"a state of {what} was accepted")
+
+
 def check_step_equals_forward(factory: Factory) -> None:
     """forward gives the outputs, the last state and the gradients of the step loop."""
     cell, x_BTI, state = cell_input_state(factory)
@@ -263,6 +277,7 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_dtypes,  # before the checks in float64, which would report a fixed dtype less clearly
     check_shapes,
     check_bad_input,
+    check_bad_state,
     check_step_equals_forward,
     check_default_state,
     check_cut,

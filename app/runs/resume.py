@@ -33,7 +33,7 @@ OPTIONS = (
 )
 
 
-RESTORED = ("loops", "optimizer_states", "lr_schedulers", "callbacks", "random_states")
+RESTORED = ("loops", "optimizer_states", "callbacks", "random_states")
 
 
 def with_resumed_run(options: list[str]) -> list[str]:
@@ -71,12 +71,15 @@ def with_resumed_run(options: list[str]) -> list[str]:
 
 
 def check_complete(checkpoint: Mapping[str, Any], path: Path, data: DataModule) -> None:
-    """Check that a checkpoint has every entry that a resumed run needs; Lightning ignores that some are missing.
+    """Check that a checkpoint has every entry that a resumed run needs; Lightning ignores that some are empty.
 
     Raises:
         UserError: with the missing entries.
     """
-    if missing := [name for name in (*RESTORED, type(data).__qualname__) if name not in checkpoint]:
+    missing = [name for name in (*RESTORED, type(data).__qualname__) if checkpoint.get(name, {}) in ({}, [])]
+    if "lr_schedulers" not in checkpoint:  # which is empty for a constant learning rate
+        missing.append("lr_schedulers")
+    if missing:
         raise UserError(
             f"ckpt_path '{path}' must contain {', '.join(missing)} to be resumed. Choose another checkpoint of the run."
         )

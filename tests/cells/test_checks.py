@@ -92,6 +92,12 @@ class AnyInput(Leaky):
         return self.loop(x_BTI[..., : self.input_size], state or self.initial_state(len(x_BTI)))
 
 
+class AnyState(Leaky):
+    def forward(self, x_BTI, state=None):
+        self.check_input(x_BTI)
+        return self.loop(x_BTI, state or self.initial_state(len(x_BTI)))
+
+
 class ForwardIsNotStep(Leaky):
     def forward(self, x_BTI, state=None):
         y_BTH, state = super().forward(x_BTI, state)
@@ -234,6 +240,7 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
         (TimeFirst, checks.check_shapes, r"outputs must have shape \(3, 7, 6\), got \(7, 3, 6\)"),
         (StateNotBatchFirst, checks.check_shapes, r"a state leaf for 3 rows has shape \(1, 3, 6\)"),
         (AnyInput, checks.check_bad_input, r"an input of shape \(3, 7, 5\) was accepted|RuntimeError"),
+        (AnyState, checks.check_bad_state, "a state of one row, for 3 rows was accepted"),
         (ForwardIsNotStep, checks.check_step_equals_forward, "forward and the step loop differ by"),
         (GradientsOfForwardAreNotThoseOfStep, checks.check_step_equals_forward, "forward and the step loop differ by"),
         (OtherDefaultState, checks.check_default_state, "no state and initial_state differ by"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_full_output_gives_one_line_and_status_2(options):
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: there is no cell" if "NoCell" in options else "error: No space left on device")
+
+
+def test_event_file_that_cannot_be_written_gives_one_line_and_status_2(capfd):
+    """TensorBoard writes it in a thread, whose traceback would precede the message."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        assert main(["fit", *SMALL, *SHORT]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert said.count("error: ") == 1
 
 
 @pytest.mark.parametrize(
