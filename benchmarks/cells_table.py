@@ -3,10 +3,10 @@
     python -m benchmarks.cells_table --output docs/cells.md
     python -m benchmarks.cells_table --cells LSTM JANET --size 128x784x1x128 --repeats 5
 
-The size BxTxIxH is that of the equal width: H units for every cell. For the equal number of parameters each cell gets
-the width with which it has about as many as the LSTM of H units. Operations are those of the matrix products of one
-training step (:func:`cells.flops`). Speed is the time of a training step at equal width, as a ratio to that of the LSTM
-measured in turn with it in one run: medians, and the middle half of the repeats.
+At equal width, every cell has the H units of the size BxTxIxH. At equal parameters, each cell has the width with which
+it has about as many parameters as the LSTM of H units. Operations are those of the matrix products of one training step
+(:func:`cells.flops`). Speed is the time of a training step at equal width divided by that of the LSTM. Both are
+measured alternately in one run; the table shows the median and the quartiles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADINGS = ("cell", "parameters", "MFLOP", "H at equal parameters", "MFLOP there
 
 
 def build(cell: type[Cell], I: int, H: int) -> Cell:  # noqa: E741
-    """The cell with H units, or with the next number that it accepts: complex units come in pairs."""
+    """Return the cell with H units, or with the next number that it accepts, because complex units come in pairs."""
     try:
         return cell(I, H)
     except ValueError:
@@ -35,12 +35,12 @@ def build(cell: type[Cell], I: int, H: int) -> Cell:  # noqa: E741
 
 
 def parameters_of(cell: Cell) -> int:
-    """How many numbers the cell has to learn."""
+    """Return the number of trained parameters."""
     return sum(parameter.numel() for parameter in cell.parameters())
 
 
 def width_with(cell: type[Cell], I: int, parameters: int) -> int:  # noqa: E741
-    """The width with which the cell has closest to ``parameters``."""
+    """Return the width with which the number of parameters is closest to ``parameters``."""
     low, high = 1, 2
     while parameters_of(build(cell, I, high)) < parameters:
         low, high = high, 2 * high
@@ -51,18 +51,18 @@ def width_with(cell: type[Cell], I: int, parameters: int) -> int:  # noqa: E741
 
 
 def megaflop(cell: Cell, size: Size) -> str:
-    """Operations of a training step, in millions."""
+    """Return the operations of a training step, in millions."""
     return f"{sum(flops(cell, size.T, size.B)) / 1e6:,.0f}"
 
 
 def engine_of(cell: Cell) -> str:
-    """The engine that ``auto`` takes, also of the LSTM inside a cell."""
+    """Return the engine that ``auto`` selects for a cell, or for the LSTM inside it."""
     inner = getattr(cell, "lstm", cell)
     return explain_engine(inner)[0]
 
 
 def row(name: str, size: Size, repeats: int) -> tuple[str, ...]:
-    """One row of the table."""
+    """Return one row of the table."""
     kind = find_cell(name)
     lstm = find_cell("LSTM")(size.I, size.H)
     cell = build(kind, size.I, size.H)

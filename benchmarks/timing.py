@@ -1,4 +1,4 @@
-"""Timing that can be trusted on a shared machine: alternating repeats in one run, medians of ratios, their spread."""
+"""Timing on a shared machine: repeats alternate in one run, and the result is a median of ratios with its spread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Ratio(NamedTuple):
-    """Median over the repeats of (time of one) / (time of the other in the same repeat), and the middle half."""
+    """The median over the repeats of (time of one) / (time of the other in the same repeat), and its quartiles."""
 
     median: float
     low: float
@@ -25,9 +25,10 @@ class Ratio(NamedTuple):
 def alternate(
     functions: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each call, ``repeats`` for each function, in turn: A B C A B C, after one that is not counted.
+    """Return the seconds of ``repeats`` calls of each function, in the order A B C A B C.
 
-    ``time.process_time`` as the ``clock`` counts the processor's time, which others on the machine take less of.
+    A first call of each is not counted. With ``time.process_time`` as the ``clock``, seconds are those of the
+    processor, which other programs change less.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
@@ -40,9 +41,9 @@ def alternate(
 
 
 def ratio(seconds: list[float], baseline: list[float]) -> Ratio:
-    """How long one takes in units of another, from :func:`alternate`.
+    """Return the time of a function in units of another, both from :func:`alternate`.
 
-    What disturbs the machine for longer than one repeat disturbs both and falls out of the ratio.
+    A disturbance that lasts longer than a repeat slows both, and does not change their ratio.
     """
     ratios = [a / b for a, b in zip(seconds, baseline, strict=True)]
     if len(ratios) == 1:
@@ -52,18 +53,18 @@ def ratio(seconds: list[float], baseline: list[float]) -> Ratio:
 
 
 def peak_of(arguments: list[str]) -> float:
-    """Megabytes by which a fresh Python process that runs ``arguments`` says that its memory grew at its peak.
+    """Return the peak growth of memory, in megabytes, that a new Python process with ``arguments`` prints.
 
-    A process for each measurement, because the peak of a process never falls and freed memory is not always returned.
+    Each measurement has its own process, because freed memory is not always returned to the operating system.
     """
     result = subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True)
     return float(result.stdout.split()[-1])
 
 
 def growth_of(function: Callable[[], object]) -> float:
-    """Megabytes by which this process grows, at its peak, while ``function`` runs; for :func:`peak_of`'s process.
+    """Return the peak growth of this process, in megabytes, while ``function`` runs.
 
-    Linux only: its peak can be reset, so that what loading the libraries took for a moment does not hide the growth.
+    The process of :func:`peak_of` calls it. It works on Linux only, where the peak of a process can be reset.
     """
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident_kilobytes("VmRSS")

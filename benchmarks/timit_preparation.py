@@ -1,12 +1,12 @@
-"""How fast TIMIT is prepared, in units of real time (the duration of the sound), and the peak of memory.
+"""Speed of the preparation of TIMIT, in multiples of real time (the duration of the sound), and its peak memory.
 
     python -m benchmarks.timit_preparation
     python -m benchmarks.timit_preparation --recordings 5040 --processes 2
 
-A disc of noise in the LDC's layout is written to a temporary folder, 3 s a recording, as in the corpus, which has 5,040
-recordings without SA1 and SA2. Memory is the largest sum over all processes of what each has for itself and of its
-share of what they share (PSS), looked at five times a second; Linux only. The time of the processors says what a
-machine that does nothing else would need.
+Recordings of noise, 3 s each as in the corpus, are written to a temporary folder in the layout of the LDC. The corpus
+has 5,040 recordings without SA1 and SA2. Memory is the largest sum of the proportional set sizes (PSS) of all
+processes, sampled five times a second, on Linux only. The processor time is what a machine without other work would
+need.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECONDS, RATE = 3, 16_000
 
 
 def write_disc(folder: Path, recordings: int) -> None:
-    """So many recordings of noise, shared evenly by the speakers of the corpus."""
+    """Write recordings of noise, the same number for each speaker of the corpus."""
     speakers = sorted(TRAINING | DEVELOPMENT | CORE_TEST)
     noise = np.random.RandomState(0).randint(-3000, 3000, SECONDS * RATE + recordings).astype(np.int16)
     for number in range(recordings):
@@ -40,7 +40,7 @@ def write_disc(folder: Path, recordings: int) -> None:
 
 
 def memory(process: int) -> int:
-    """PSS of a process and of its children, in bytes; 0 for one that has ended."""
+    """Return the PSS of a process and of its children, in bytes; 0 for a process that has ended."""
     try:
         rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
         children = " ".join(task.read_text() for task in Path(f"/proc/{process}/task").glob("*/children")).split()
@@ -51,13 +51,13 @@ def memory(process: int) -> int:
 
 
 def processor_seconds() -> float:
-    """Time of the processors that this process and its ended children have used."""
+    """Return the processor time of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def main() -> None:
-    """Write a disc, prepare it, print what that took."""
+    """Write the recordings, prepare them, and print speed and memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recordings", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)

@@ -26,6 +26,7 @@ from cells.nesterov import NesterovDTRIV, NesterovGRU, NesterovLSTM, NesterovRNN
 from cells.nru import NRU
 from cells.optimization import follow_optimizer, parameter_roles
 from cells.registry import find_cell, load_entry_points, registered_cells
+from cells.stack import Stack
 from cells.state import detach, move, reset_rows
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "RMSPropRNN",
     "RMSPropURLSTM",
     "ScaledLSTM",
+    "Stack",
     "UnitaryRNN",
     "check_cell",
     "detach",

@@ -106,6 +106,11 @@ class Cell(nn.Module, Introspection, ABC):
         """Whether torch has a kernel that can run the cell with its options."""
         return False
 
+    @property
+    def library_is_direct(self) -> bool:
+        """Whether the kernel reads the driven input; else it reads the gates, with the identity as its weight."""
+        return True
+
     def loop(self, x_BTI: Tensor, state: State, step: Step | None = None) -> tuple[Tensor, State]:
         """Apply ``step`` (by default that of :meth:`stepper`) to each time step: the definition of the cell."""
         outputs = []

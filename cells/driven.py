@@ -78,13 +78,15 @@ class DrivenCell(Core):
 
     @property
     def library(self) -> bool:
-        """Whether torch's kernel can run the cell: the core has one, and the drive can run on the input."""
+        """Whether torch has a kernel for the core."""
 
         def origin(name: str) -> type:
             return next(cls for cls in type(self).__mro__ if name in vars(cls))
 
-        if self.kernel is None or origin("kernel") is not origin("core_step"):  # a subclass computes something else
-            return False
+        return self.kernel is not None and origin("kernel") is origin("core_step")  # else a subclass computes otherwise
+
+    @property
+    def library_is_direct(self) -> bool:
         return self.drive.commutes_with_weights
 
     def initial_state(self, batch_size: int) -> State:
@@ -128,7 +130,12 @@ class DrivenCell(Core):
 
     def run_library(self, x_BTI: Tensor, state: State) -> tuple[Tensor, State]:
         assert self.kernel is not None  # check_engine checks it
-        driven = self.drive_input(self.drive, x_BTI, state.drive)
+        if self.drive.commutes_with_weights:
+            driven = self.drive_input(self.drive, x_BTI, state.drive)
+        else:
+            v_BTG, drive_state = self.drive_gates(self.drive, x_BTI, state.drive)
+            identity_GG = torch.eye(v_BTG.shape[2], dtype=v_BTG.dtype, device=v_BTG.device)
+            driven = DrivenInput(v_BTG, identity_GG, None, drive_state)
         weights = LibraryWeights(driven.weight, self.recurrent_weight(), driven.bias, self.bias_hh)
         y_BTH, core_state = run_library(self.kernel, driven.d, weights, tuple(state.core))
         return y_BTH, DrivenState(driven.state, type(state.core)(*core_state))

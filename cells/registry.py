@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
 import warnings
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points, packages_distributions
 from itertools import accumulate
 from typing import Any
@@ -85,7 +86,13 @@ def origin(cell: type[Cell]) -> str:
     top = cell.__module__.partition(".")[0]
     if top == "cells":
         return "built in"
-    return ", ".join(packages_distributions().get(top, [cell.__module__]))
+    return ", ".join(_distributions(tuple(sys.path)).get(top, [cell.__module__]))
+
+
+@functools.cache  # it reads the metadata of every installed package
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Return the installed packages by the names of their modules."""
+    return packages_distributions()
 
 
 def own_parameters(cell: type[Cell]) -> dict[str, inspect.Parameter]:

@@ -55,6 +55,9 @@ def plain_message(message: str) -> str:
     )
     if "class_path" in message and "empty" in expected:
         expected.remove("empty")  # from "model: Task | None", which hides the argument that is wrong
+    refused = re.search(r"Problem with given class_path '([^']+)':\n\s+(.*?)\n\s+- Expected", message, re.DOTALL)
+    if refused and value.startswith("Namespace(class_path"):  # all arguments are valid, but the constructor failed
+        return f"{refused[1].rpartition('.')[2]}: {' '.join(refused[2].split())}"
     if given and expected:
         return f"{option} must be {' or '.join(expected)}, got {value!r}"
     if inner := re.search(r"Errors:\n\s+- (.*?)\n\s+- Expected a <class 'NoneType'>", message, re.DOTALL):

@@ -70,7 +70,8 @@ def _announce(line: CommandLine) -> None:
         echo("there is no validation split: validation metrics are measured on the test set")
     if line.run_directory:
         echo(f"run directory: {line.run_directory.path}")
-        echo(f"watch it with:  tensorboard --logdir {line.run_directory.path}")
+        if _uses_tensorboard(line):
+            echo(f"watch it with:  tensorboard --logdir {line.run_directory.path}")
 
 
 def _report(line: CommandLine, directory: RunDirectory) -> None:
@@ -131,7 +132,8 @@ def _print_results(line: CommandLine, directory: RunDirectory, results: dict[str
     for note in line.datamodule.notes:
         echo(note)
     echo(f"best checkpoint:  {directory.best}\nresults:          {directory.results}")
-    echo(f"TensorBoard:      tensorboard --logdir {directory.path}")
+    if _uses_tensorboard(line):
+        echo(f"TensorBoard:      tensorboard --logdir {directory.path}")
 
 
 def _final_metrics(line: CommandLine, directory: RunDirectory) -> Metrics:
@@ -152,15 +154,27 @@ def _solved(line: CommandLine, metrics: Metrics) -> dict[str, Any]:
 
 
 def _log_hyperparameters(line: CommandLine, metrics: Metrics) -> None:
-    """Fill TensorBoard's table of hyperparameters, with the metric that sums up the run."""
+    """Give all loggers the hyperparameters, with the metric that sums up the run, and its directory."""
     split, _, metric = line.model.monitor.partition("/")
     measured = metrics.get("best_test" if line.datamodule.chosen_on_test else split, {})
     hyperparameters = flat_hyperparameters(line.model.hparams)
     hyperparameters |= {"data": type(line.datamodule).__name__, "seed": run_seed()}
     hyperparameters |= line.datamodule.description
-    if isinstance(line.trainer.logger, TensorBoardLogger) and metric in measured:
-        line.trainer.logger.log_hyperparams(hyperparameters, {f"{split}/best_{metric}": measured[metric]})
-        line.trainer.logger.save()
+    if metric not in measured:
+        return
+    best = {f"{split}/best_{metric}": measured[metric]}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in hyperparameters.items()}
+    for logger in line.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hyperparameters, best)
+        else:
+            logger.log_hyperparams(plain | {"run_directory": line.trainer.default_root_dir})
+            logger.log_metrics(best, line.trainer.global_step)
+        logger.save()
+
+
+def _uses_tensorboard(line: CommandLine) -> bool:
+    return any(isinstance(logger, TensorBoardLogger) for logger in line.trainer.loggers)
 
 
 def _parameters(line: CommandLine) -> int:

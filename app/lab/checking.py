@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from app.lab.checked import Checked
 from app.lab.configuration import Config, cell_of, get_option, merged, set_option
 from app.lab.controls import controls_of
 from app.lab.study import Compared, Metric, Study, StudyError, find_file
+from app.tasks.encoder import DEPTH, make_encoder
 from cells import Cell, find_cell, flops, load_entry_points
 from cells.registry import own_parameters
 from cells.validation import closest_first
@@ -77,7 +79,7 @@ class _Checker:
         if self.study.match == "width" and self.study.cells.index(compared) > 0:
             self.check_width(base, compared)
         if self.study.match != "width" and self.reference is not None:
-            set_option(base, HIDDEN_SIZE, self.matched_size(cell, arguments, compared))
+            set_option(base, HIDDEN_SIZE, self.matched_size(base, cell, arguments, compared))
         arm = Arm(
             label=compared.label,
             base=base,
@@ -97,7 +99,7 @@ class _Checker:
             if get_option(base, HIDDEN_SIZE) is None:
                 set_option(base, HIDDEN_SIZE, task.cell.hidden_size)
             self.input_size = task.cell.input_size
-            self.reference = self.size(cell(self.input_size, task.cell.hidden_size, **_first(compared, arguments)))
+            self.reference = self.size(base, cell, task.cell.hidden_size, _first(compared, arguments))
         return replace(arm, parameters=sum(parameter.numel() for parameter in task.parameters()))
 
     def controls(self, arm: Arm, compared: Compared) -> list[Arm]:
@@ -144,18 +146,24 @@ class _Checker:
                     f"{compared.label}: {option} must be that of the first cell for match width, got {own} and {first}"
                 )
 
-    def matched_size(self, cell: type[Cell], arguments: Config, compared: Compared) -> int:
+    def matched_size(self, base: Config, cell: type[Cell], arguments: Config, compared: Compared) -> int:
         """Return the hidden size whose parameters or FLOPs are closest to those of the first cell."""
-        if any(dimension.name == HIDDEN_SIZE for dimension in compared.dimensions):
-            raise UserError(f"{HIDDEN_SIZE} must not be tuned for match {self.study.match}")
+        for dimension in compared.dimensions:
+            if dimension.name in (HIDDEN_SIZE, *(f"model.{name}" for name in DEPTH)):
+                raise UserError(f"{dimension.name} must not be tuned for match {self.study.match}")
         assert self.reference is not None
         first = _first(compared, arguments)
-        return closest(self.reference, lambda hidden: self.size(cell(self.input_size, hidden, **first)))
+        return closest(self.reference, lambda hidden: self.size(base, cell, hidden, first))
 
-    def size(self, cell: Cell) -> int:
+    def size(self, base: Config, cell: type[Cell], hidden_size: int, arguments: Config) -> int:
+        """Return parameters or FLOPs of all layers."""
+        given = {name: get_option(base, f"model.{name}") for name in DEPTH}
+        depth = {name: value for name, value in given.items() if value is not None}
+        encoder = make_encoder(partial(cell, **arguments), self.input_size, hidden_size, **depth)
         if self.study.match == "parameters":
-            return sum(parameter.numel() for parameter in cell.parameters())
-        return sum(flops(cell, STEPS, 1))
+            return sum(parameter.numel() for parameter in encoder.parameters())
+        layers = [encoder] if isinstance(encoder, Cell) else [*encoder.layers, *encoder.reverse_layers]
+        return sum(sum(flops(layer, STEPS, 1)) for layer in layers)
 
     def compare_labels(self, arms: list[Arm]) -> None:
         folders: dict[str, str] = {}

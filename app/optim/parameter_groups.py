@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from cells import parameter_roles
 
@@ -26,9 +26,25 @@ def optimizer_by_role(model: nn.Module, others: OptimizerFactory, orthogonal: Op
     roles = parameter_roles(model)
     separate = [parameter for name, parameter in model.named_parameters() if roles.get(name) == "orthogonal"]
     if orthogonal is None or not separate:
-        return others(model.parameters())
+        return _with_fused_kernel(others(model.parameters()))
     rest = [parameter for name, parameter in model.named_parameters() if roles.get(name) != "orthogonal"]
-    return JointOptimizer(others=others(rest), orthogonal=orthogonal(separate))
+    parts = {"others": others(rest), "orthogonal": orthogonal(separate)}
+    return JointOptimizer(**{name: _with_fused_kernel(part) for name, part in parts.items()})
+
+
+def _with_fused_kernel(optimizer: Optimizer) -> Optimizer:
+    """Let Adam and AdamW use torch's fused kernel on the CPU, which takes a fraction of the time of the loop.
+
+    Nothing changes if the user chose an implementation. On CUDA torch's default is fast, and Lightning does not clip
+    the gradients of an optimizer with a fused kernel under ``16-mixed``.
+    """
+    if type(optimizer) in (Adam, AdamW):
+        for group in optimizer.param_groups:
+            chosen = any(group[option] for option in ("fused", "foreach", "capturable", "differentiable"))
+            on_cpu = all(p.device.type == "cpu" and p.is_floating_point() for p in group["params"])
+            if group["fused"] is None and not chosen and on_cpu:
+                group["fused"] = True
+    return optimizer
 
 
 def parameter_parts(model: nn.Module) -> dict[str, str]:

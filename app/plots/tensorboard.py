@@ -1,4 +1,4 @@
-"""TensorBoard: the logger of a run, and the board on which tasks and callbacks show figures, sounds and texts."""
+"""The TensorBoard logger of a run, and the board on which tasks and callbacks show figures, sounds and texts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from app.plots.figures import as_array
+from app.plots.trackers import tracker_of
 
 MAIN_GROUPS = ("train", "validation", "test")
 OTHERS = "watch_"  # sorts after the main groups
@@ -42,29 +43,33 @@ class RunLogger(TensorBoardLogger):
 
 
 class Board:
-    """TensorBoard at the current step of a run. Without a TensorBoardLogger it shows nothing.
+    """The loggers of a run at its current step.
 
-    Only the process of rank 0 writes. Other processes can call the same methods.
+    TensorBoard shows everything. What the others show is in :mod:`app.plots.trackers`. Only the process of rank 0
+    writes. Other processes can call the same methods.
 
     Args:
         trainer: The trainer of the run.
 
     Attributes:
-        enabled: Whether the run has a TensorBoardLogger. The same in all processes.
+        enabled: Whether a logger of the run shows figures. The same in all processes.
         step: Number of optimizer steps done; during a validation, the index of the step before it.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        self.enabled = bool(loggers)
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        self._trackers = [tracker_of(logger) for logger in trainer.loggers if logger not in boards]
+        self.enabled = bool(boards) or any(tracker.shows_figures for tracker in self._trackers)
         # a validation during training belongs to the step before it, as Lightning's metrics do
         self.step = max(trainer.global_step - trainer.validating, 0)
-        self._writers: list[SummaryWriter] = [logger.experiment for logger in loggers]
+        self._writers: list[SummaryWriter] = [logger.experiment for logger in boards]
 
     def scalar(self, name: str, value: float) -> None:
         """Add a point to a curve."""
         for writer in self._writers:
             writer.add_scalar(tag_of(name), value, self.step)
+        for tracker in self._trackers:
+            tracker.scalar(name, value, self.step)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Show a matplotlib figure."""
@@ -75,13 +80,19 @@ class Board:
         """Show an image: bytes of shape (height, width, 3)."""
         for writer in self._writers:
             writer.add_image(tag_of(name), pixels, self.step, dataformats="HWC")
+        for tracker in self._trackers:
+            tracker.image(name, pixels, self.step)
 
     def audio(self, name: str, samples: Tensor, rate: int) -> None:
         """Add a sound: samples in [-1, 1] of one channel, ``rate`` per second."""
         for writer in self._writers:
             writer.add_audio(tag_of(name), samples, self.step, sample_rate=rate)
+        for tracker in self._trackers:
+            tracker.audio(name, samples, rate, self.step)
 
     def text(self, name: str, markdown: str) -> None:
         """Show a text in Markdown."""
         for writer in self._writers:
             writer.add_text(tag_of(name), markdown, self.step)
+        for tracker in self._trackers:
+            tracker.text(name, markdown, self.step)

@@ -1,6 +1,6 @@
 """Classification of whole sequences.
 
-Shapes: B batch, T time, I input_size, H hidden_size, C classes.
+Shapes: B batch, T time, I input_size, H features of the encoder, C classes.
 """
 
 from __future__ import annotations
@@ -13,31 +13,33 @@ from torch import Tensor, nn
 
 from app.plots.figures import confusion_figure, examples_figure
 from app.plots.tensorboard import Board
-from app.tasks.base import CellFactory, Part, StepOutput, Task
-from app.tasks.padding import last_step
+from app.tasks.base import CellFactory, Part, StepOutput
+from app.tasks.encoder import EncoderTask
 from datamodules import Batch, DataModule
 
 SHOWN = 32  # examples in a figure
 
 
-class SequenceClassifier(Task):
+class SequenceClassifier(EncoderTask):
     """One label per sequence, predicted from the last step: logits = W y_T + b, trained by cross-entropy.
+
+    With ``bidirectional``, y_T is joined to the reverse direction's output at the first step, which is its last one.
 
     Batches hold ``inputs`` (B, T, I), ``targets`` (B,), and ``lengths`` (B,) if the sequences are padded.
 
     Args:
-        cell: The recurrent cell: called with (input_size, hidden_size).
+        cell: The recurrent cell of each layer: called with (input_size, hidden_size).
         input_size: Number of features of one step. The command line takes it from the data.
         num_classes: Number of labels. The command line takes it from the data.
-        hidden_size: Number of hidden units of the cell.
+        hidden_size: Number of hidden units of each layer and direction.
         choose_by: Validation metric that selects the best epoch. On small validation sets the accuracy takes few
             values, and the loss separates epochs better.
-        **kwargs: Arguments of :class:`app.tasks.base.Task`.
+        **kwargs: Arguments of :class:`app.tasks.encoder.EncoderTask`.
     """
 
     required_sizes = ("input_size", "num_classes")
     batch_dimensions = (("inputs", 3), ("targets", 1))
-    training_arguments = (*Task.training_arguments, "choose_by")
+    training_arguments = (*EncoderTask.training_arguments, "choose_by")
 
     def __init__(
         self,
@@ -48,20 +50,16 @@ class SequenceClassifier(Task):
         choose_by: Literal["accuracy", "loss"] = "accuracy",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(cell, input_size, hidden_size, **kwargs)
         self.monitor = f"validation/{choose_by}"
         self.mode = "max" if choose_by == "accuracy" else "min"
-        self.cell = cell(input_size, hidden_size)
-        self.head = nn.Linear(hidden_size, num_classes)
+        self.head = nn.Linear(self.features, num_classes)
         self.num_classes = num_classes
-        self.keep_hyperparameters(
-            self.cell, input_size=input_size, num_classes=num_classes, hidden_size=hidden_size, choose_by=choose_by
-        )
+        self.keep_encoder(num_classes=num_classes, choose_by=choose_by)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return logits (B, C) for inputs (B, T, I), from each sequence's last valid step."""
-        y_BTH, _ = self.cell(inputs)
-        logits_BC: Tensor = self.head(last_step(y_BTH, lengths))
+        logits_BC: Tensor = self.head(self.encode_sequence(inputs, lengths))
         return logits_BC
 
     def shared_step(self, batch: Batch, part: Part) -> StepOutput:

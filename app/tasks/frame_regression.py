@@ -1,6 +1,6 @@
 """Regression of every step of a sequence.
 
-Shapes: B batch, T time, I input_size, H hidden_size, F target_size, N samples, S valid steps of a batch.
+Shapes: B batch, T time, I input_size, H features of the encoder, F target_size, N samples, S valid steps of a batch.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from torch import Tensor, nn
 
 from app.plots.figures import bins_figure, frames_figure
 from app.plots.tensorboard import Board
-from app.tasks.base import CellFactory, Part, StepOutput, Task
+from app.tasks.base import CellFactory, Part, StepOutput
+from app.tasks.encoder import EncoderTask
 from app.tasks.padding import valid_steps
 from app.tasks.speech_quality import speech_measures
 from datamodules import Batch, DataModule
 from datamodules.timit import spectra
 
 
-class FrameRegressor(Task):
+class FrameRegressor(EncoderTask):
     """A vector per step, trained by the mean squared error over valid steps.
 
-    y^_t = center + scale (W h_t + b), h = cell((x - center) / scale).
+    y^_t = center + scale (W h_t + b), h = encoder((x - center) / scale).
+
+    The task is causal: the targets are often later frames, which a reverse direction would read.
 
     Batches hold ``inputs`` (B, T, I), ``targets`` (B, T, F), and ``lengths`` (B,) if the sequences are padded. Padding
     is left out of every mean. Test batches also hold ``numbers`` (B,): indices of the sequences in the data module.
@@ -33,16 +36,16 @@ class FrameRegressor(Task):
     predicted power and the true phase, and logs its quality (:mod:`app.tasks.speech_quality`), averaged over sequences.
 
     Args:
-        cell: The recurrent cell: called with (input_size, hidden_size).
+        cell: The recurrent cell of each layer: called with (input_size, hidden_size).
         input_size: Number of features of one step. The command line takes it from the data.
         target_size: Number of targets of one step. The command line takes it from the data.
-        hidden_size: Number of hidden units of the cell.
+        hidden_size: Number of hidden units of each layer and direction.
         speech_every: Number of epochs between validations that also measure the quality of the rebuilt sounds.
             0: only the final evaluation and the commands ``validate`` and ``test`` measure it.
         center: Offset of inputs and targets. The published runs use 0.
         scale: Scale of inputs and targets, above 0. Frames in dB saturate the gates of a cell; divided by about 15 dB
             they do not. The loss is that of the unscaled targets.
-        **kwargs: Arguments of :class:`app.tasks.base.Task`.
+        **kwargs: Arguments of :class:`app.tasks.encoder.EncoderTask`.
 
     Raises:
         ValueError: If ``speech_every`` is negative, or ``scale`` is not positive.
@@ -50,6 +53,7 @@ class FrameRegressor(Task):
 
     required_sizes = ("input_size", "target_size")
     batch_dimensions = (("inputs", 3), ("targets", 3))
+    causal = True
     monitor = "validation/loss"
     mode = "min"
 
@@ -64,28 +68,19 @@ class FrameRegressor(Task):
         scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(cell, input_size, hidden_size, **kwargs)
         if speech_every < 0:
             raise ValueError(f"speech_every must be an integer of at least 0, got {speech_every}")
         if not scale > 0:
             raise ValueError(f"scale must be above 0, got {scale}")
         self.center, self.scale = center, scale
-        self.cell = cell(input_size, hidden_size)
-        self.head = nn.Linear(hidden_size, target_size)
+        self.head = nn.Linear(self.features, target_size)
         self.speech_every = speech_every
-        self.keep_hyperparameters(
-            self.cell,
-            input_size=input_size,
-            target_size=target_size,
-            hidden_size=hidden_size,
-            speech_every=speech_every,
-            center=center,
-            scale=scale,
-        )
+        self.keep_encoder(target_size=target_size, speech_every=speech_every, center=center, scale=scale)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return predictions (B, T, F) for inputs (B, T, I)."""
-        y_BTH, _ = self.cell((inputs - self.center) / self.scale)
+        y_BTH = self.encode((inputs - self.center) / self.scale)
         predictions_BTF: Tensor = self.head(y_BTH) * self.scale + self.center
         return predictions_BTF
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import islice, pairwise
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from app.tasks.dropouts import LockedDropout, WordDropout, run_with_weight_dropo
 from app.tasks.regularization import Regularization
 from app.tasks.sampling import sample_words
 from cells import Cell
+from cells.stack import Norm, make_norm, run_layers
 from cells.state import State
 from cells.validation import positive_int
 from datamodules import Batch, Corpus
@@ -52,6 +54,9 @@ class LanguageModel(Task):
         vocabulary_size: Number of words, V. The command line takes it from the data.
         embedding_size: Number of features of a word's embedding, E.
         hidden_sizes: Hidden units of each layer, first layer first.
+        residual: Whether the input of a layer is added to its output, where they have the same width.
+        norm: Normalization of what the next layer or the softmax reads: ``none``, ``layer`` or ``rms``. The embedding
+            is not normalized. AWD-LSTM has neither residual connections nor normalization.
         tied: Whether the embedding is also the weight of the softmax. The last layer must then have E units.
         adaptive_cutoffs: Word indices at which the adaptive softmax (Grave et al. 2017) divides a large vocabulary,
             such as [20000, 60000]. Needs ``tied`` false. None: one softmax over all words.
@@ -81,6 +86,8 @@ class LanguageModel(Task):
         regularization: Regularization = AWD_LSTM,
         lr_window: int | None = 70,
         optimizer: OptimizerFactory = NTASGD,
+        residual: bool = False,
+        norm: Norm = "none",
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer=optimizer, **kwargs)
@@ -93,6 +100,8 @@ class LanguageModel(Task):
         _check_cutoffs(adaptive_cutoffs, vocabulary_size, tied)
         self.embedding = nn.Parameter(torch.empty(vocabulary_size, embedding_size).uniform_(-0.1, 0.1))
         self.layers = nn.ModuleList(cell(below, size) for below, size in pairwise(sizes))
+        self.norms = nn.ModuleList(make_norm(norm, size) for size in hidden_sizes)
+        self.residual = residual
         if regularization.weight_dropout and not hasattr(self.cell, "weight_hh"):
             raise ValueError(
                 f"weight_dropout must be 0 for {type(self.cell).__name__}, which has no weight_hh, got "
@@ -123,6 +132,8 @@ class LanguageModel(Task):
             adaptive_cutoffs=adaptive_cutoffs,
             regularization=asdict(regularization),
             lr_window=lr_window,
+            residual=residual,
+            norm=norm,
         )
 
     @property
@@ -142,23 +153,18 @@ class LanguageModel(Task):
     def forward(self, words_BT: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the outputs (B, T, H) of the last layer, before its dropout, and the last state."""
         state = self.initial_state(len(words_BT)) if state is None else state
-        y = self.input_dropout(self.word_dropout(words_BT, self.embedding))
-        states = []
-        for layer, (cell, before) in enumerate(zip(self.cells, state, strict=True)):
-            y, after = run_with_weight_dropout(cell, self.regularization.weight_dropout, y, before)
-            states.append(after)
-            if layer < len(self.cells) - 1:
-                y = self.layer_dropout(y)
-        return y, states
+        x_BTE = self.input_dropout(self.word_dropout(words_BT, self.embedding))
+        p = self.regularization.weight_dropout
+        layers = [partial(run_with_weight_dropout, cell, p) for cell in self.cells]
+        return run_layers(layers, x_BTE, state, norms=self.norms, dropout=self.layer_dropout, residual=self.residual)
 
     def step(self, words_B: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the log-probabilities (B, V) of the word after ``words_B``, without dropout, and the next state."""
-        y = self.embedding[words_B]
-        states = []
-        for cell, before in zip(self.cells, state, strict=True):
-            y, after = cell.step(y, before)
-            states.append(after)
-        return self.log_probabilities(y), states
+        steps, no_dropout = [cell.step for cell in self.cells], nn.Identity()
+        y_BH, state = run_layers(
+            steps, self.embedding[words_B], state, norms=self.norms, dropout=no_dropout, residual=self.residual
+        )
+        return self.log_probabilities(y_BH), state
 
     def log_probabilities(self, y_NH: Tensor) -> Tensor:
         """Return the log-probabilities (N, V) of the next word for outputs of the last layer."""

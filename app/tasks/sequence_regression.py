@@ -1,6 +1,6 @@
 """Regression from whole sequences.
 
-Shapes: B batch, T time, I input_size, H hidden_size, K target_size.
+Shapes: B batch, T time, I input_size, H features of the encoder, K target_size.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from torch import Tensor, nn
 
 from app.plots.figures import agreement_figure
 from app.plots.tensorboard import Board
-from app.tasks.base import CellFactory, Part, StepOutput, Task
-from app.tasks.padding import last_step
+from app.tasks.base import CellFactory, Part, StepOutput
+from app.tasks.encoder import EncoderTask
 from datamodules import Batch
 
 
-class SequenceRegressor(Task):
+class SequenceRegressor(EncoderTask):
     """K numbers per sequence, predicted from the last step: W y_T + b, trained by the mean squared error.
+
+    With ``bidirectional``, y_T is joined to the reverse direction's output at the first step, which is its last one.
 
     Batches hold ``inputs`` (B, T, I), ``targets`` (B, K), and ``lengths`` (B,) if the sequences are padded.
 
     Args:
-        cell: The recurrent cell: called with (input_size, hidden_size).
+        cell: The recurrent cell of each layer: called with (input_size, hidden_size).
         input_size: Number of features of one step. The command line takes it from the data.
         target_size: K. The command line takes it from the data.
-        hidden_size: Number of hidden units of the cell.
-        **kwargs: Arguments of :class:`app.tasks.base.Task`.
+        hidden_size: Number of hidden units of each layer and direction.
+        **kwargs: Arguments of :class:`app.tasks.encoder.EncoderTask`.
     """
 
     required_sizes = ("input_size", "target_size")
@@ -38,15 +40,13 @@ class SequenceRegressor(Task):
     def __init__(
         self, cell: CellFactory, input_size: int, target_size: int, hidden_size: int = 128, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.cell = cell(input_size, hidden_size)
-        self.head = nn.Linear(hidden_size, target_size)
-        self.keep_hyperparameters(self.cell, input_size=input_size, target_size=target_size, hidden_size=hidden_size)
+        super().__init__(cell, input_size, hidden_size, **kwargs)
+        self.head = nn.Linear(self.features, target_size)
+        self.keep_encoder(target_size=target_size)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return predictions (B, K) for inputs (B, T, I), from each sequence's last valid step."""
-        y_BTH, _ = self.cell(inputs)
-        predictions_BK: Tensor = self.head(last_step(y_BTH, lengths))
+        predictions_BK: Tensor = self.head(self.encode_sequence(inputs, lengths))
         return predictions_BK
 
     def shared_step(self, batch: Batch, part: Part) -> StepOutput:

@@ -18,9 +18,7 @@ from cells.validation import one_of
 
 Engine = Literal["auto", "reference", "library", "fused"]
 ENGINES = ("auto", "reference", "library", "fused")
-LARGE = (
-    512  # units above which U leaves the cache of a core, and torch's LSTM kernel on all threads is faster (measured)
-)
+LARGE = 512  # units, measured: above them U leaves the cache of a core, and torch's LSTM kernel is faster
 
 
 class EngineCell(Protocol):
@@ -32,6 +30,9 @@ class EngineCell(Protocol):
 
     @property
     def library(self) -> bool: ...
+
+    @property
+    def library_is_direct(self) -> bool: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -64,7 +65,7 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        else ``reference``.
     2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
-       ``library`` for LSTM kernels with more than 512 units.
+       ``library`` for LSTM kernels with more than 512 units, if the kernel needs no identity as its input weight.
     3. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel or the reference loop runs.
 
     Args:
@@ -83,7 +84,7 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return _without_fused(cell)
     if is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
         return "reference"
-    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm
+    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
     return "library" if cell.library and (x.is_cuda or large) and cell.engine == "auto" else "fused"
 
 

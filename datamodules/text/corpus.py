@@ -185,10 +185,10 @@ class Corpus(DataModule):
         return [len(windows.windows(epoch)) for epoch in range(epochs)]
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._stream(self.validation, Windows(self.validation.steps, self.window))
+        return self._whole(self.validation)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._stream(self.test, Windows(self.test.steps, self.window))
+        return self._whole(self.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of the text as one row. An end of line precedes it, so its first word is predicted too."""
@@ -201,8 +201,7 @@ class Corpus(DataModule):
         if len(tokens_N) < 2:
             raise DataError(f"{self.text} must have at least two words if end_of_line is null, got one")
         rank, world_size = self._processes()
-        rows = Rows(tokens_N, 1, rank, world_size)
-        return self._stream(rows, Windows(rows.steps, self.window))
+        return self._whole(Rows(tokens_N, 1, rank, world_size))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the digest of the vocabulary and the position in the training data, for a checkpoint."""
@@ -223,6 +222,15 @@ class Corpus(DataModule):
 
     def _training_windows(self) -> TrainingWindows:
         return TrainingWindows(self.train.steps, self.window, seed=run_seed() or 0, random=self.random_windows)
+
+    def _whole(self, rows: Rows) -> DataLoader[Batch]:
+        """Return a loader of a text for evaluation.
+
+        A window has as many tokens as in training, so the fewer the rows, the longer it is. The result is the same,
+        because the state is carried from window to window.
+        """
+        longer = self.batch_size * self.window // rows.count
+        return self._stream(rows, Windows(rows.steps, max(self.window, longer)))
 
     def _stream(self, rows: Rows, windows: Sampler[Window]) -> DataLoader[Batch]:
         # a separate generator: each pass of a loader draws a number, which must not change dropout

@@ -36,12 +36,17 @@ class Rows(Dataset[Batch]):
         rows: Number of rows R, over all processes.
         rank: Rank of this process.
         world_size: Number of processes.
+
+    Attributes:
+        count: R.
+        steps: Steps of a row, L - 1, because the last token of a row is a target only.
     """
 
     def __init__(self, tokens: np.ndarray, rows: int, rank: int = 0, world_size: int = 1) -> None:
         length = len(tokens) // rows
         bounds = [rows * process // world_size for process in range(world_size + 1)]
-        self.steps = length - 1  # the last token of a row is a target only
+        self.count = rows
+        self.steps = length - 1
         self.tokens_BL = tokens[: rows * length].reshape(rows, length)[bounds[rank] : bounds[rank + 1]]
 
     def __getitem__(self, window: Window) -> Batch:

@@ -1,4 +1,4 @@
-"""A torch cell as the oracle sees it: kinds, numbers, weights, states in gate space, derivatives."""
+"""Cells with random parameters and states, and their comparison with the oracle."""
 
 import functools
 
@@ -37,7 +37,7 @@ EPS = 1e-30
 
 
 def kind(cell):
-    """(drive, core) of a cell, from its name."""
+    """Return the drive and the core of a cell, from its name."""
     name = type(cell).__name__
     core = next(core for core in CORES if name.endswith(core))
     drive = name.removesuffix(core)
@@ -45,12 +45,12 @@ def kind(cell):
 
 
 def width(build, H):
-    """H, or the next width that the cell accepts: complex units come in pairs."""
+    """Return H, or the next width that the cell accepts, because complex units come in pairs."""
     return H + H % 2 if build.__name__.endswith("UnitaryRNN") else H
 
 
 def engines_of(build, **arguments):
-    """Every engine that accepts a cell, without ``auto``, which is one of the others."""
+    """Return the engines that accept a cell. ``auto`` is left out, because it selects one of the others."""
     found = []
     for engine in ENGINES:
         if engine == "auto":
@@ -64,10 +64,10 @@ def engines_of(build, **arguments):
 
 
 def random_cell(build, I, H, **arguments):  # noqa: E741
-    """Return a cell in float64 whose every parameter is drawn wide enough to reach all branches.
+    """Return a cell in float64 with random parameters that are large enough to reach all branches.
 
-    The weights are drawn in float64 too. Drawn in float32, they would differ by 1e-7 between processors, and a unit of
-    a modReLU could be on either side of its jump.
+    The weights are drawn in float64. Drawn in float32, they would differ by 1e-7 between processors, and a unit of a
+    modReLU could be on either side of its jump.
     """
     torch.set_default_dtype(torch.float64)
     try:
@@ -87,7 +87,7 @@ def random_cell(build, I, H, **arguments):  # noqa: E741
 
 
 def random_state(cell, rows):
-    """A state no run from the start has reached: everything that a state may hold, all of it not zero."""
+    """Return a state of which no number is zero."""
     named = name_state(cell, cell.initial_state(rows))
     for name, leaf in named.items():
         if name == "k":
@@ -104,7 +104,7 @@ def random_state(cell, rows):
 
 
 def name_state(cell, state):
-    """The leaves of a state by name: v, m, p, k, y_input, y_hidden, h, c."""
+    """Return the leaves of a state by name: v, m, p, k, y_input, y_hidden, h, c."""
     if isinstance(state, NesterovState):
         return {**{name: getattr(state, name) for name in ("y_input", "y_hidden", "k")}, **state.core._asdict()}
     if isinstance(state.drive, torch.Tensor):
@@ -115,7 +115,7 @@ def name_state(cell, state):
 
 
 def in_gate_space(cell, named, W, b_ih, cat):
-    """The named state (of tensors or of arrays) as the oracle keeps it."""
+    """Return a named state (tensors or arrays) in the form of the oracle."""
     named = dict(named)
     if "y_input" in named:
         y_input, y_hidden = named.pop("y_input"), named.pop("y_hidden")
@@ -130,14 +130,14 @@ def in_gate_space(cell, named, W, b_ih, cat):
 
 
 def run_cell(cell, x, state):
-    """Outputs and the last state in gate space, by torch."""
+    """Return outputs and the last state in gate space, computed by torch."""
     y, last = cell(x, state)
     named = in_gate_space(cell, name_state(cell, last), cell.weight_ih, cell.bias_ih, torch.cat)
     return {"y_BTH": y, **{f"last {name}": leaf for name, leaf in named.items()}}
 
 
 def run_oracle(cell, arrays):
-    """The same by the oracle, from arrays named as :func:`sources` names the tensors."""
+    """Return the same, computed by the oracle. The arrays have the names of :func:`sources`."""
     drive, core = kind(cell)
     weights = {"W": arrays["weight_ih"], "b_ih": arrays.get("bias_ih"), "b_hh": arrays.get("bias_hh")}
     weights["modrelu_bias"] = arrays.get("modrelu_bias")
@@ -156,23 +156,23 @@ def run_oracle(cell, arrays):
 
 
 def sources(cell, x, state):
-    """Every tensor that a run depends on, by name."""
+    """Return the tensors that a run depends on, by name."""
     state_leaves = {f"state {name}": leaf for name, leaf in name_state(cell, state).items()}
     return {"x": x, **state_leaves, **dict(cell.named_parameters())}
 
 
 def compare(cell, x, state, per_tensor=2):
-    """The largest differences of a cell from the oracle, relative to the larger of 1 and the largest oracle value.
+    """Return the largest differences of a cell from the oracle, relative to max(1, largest value of the oracle).
 
-    Values, and derivatives of a fixed random function of all outputs and last states along ``per_tensor`` random
-    directions in each tensor (None: along one direction in all of them at once).
+    Compared are values, and derivatives of a fixed random function of all outputs and last states. Derivatives are
+    taken along ``per_tensor`` random directions in each tensor. None: along one direction in all tensors together.
     """
     oracle_run = functools.partial(run_oracle, cell)
     return compare_runs(sources(cell, x, state), run_cell(cell, x, state), oracle_run, per_tensor)
 
 
 def compare_loop(cell, x, state, loop):
-    """:func:`compare` for a cell that is no drive and core, with a separate loop in numpy.
+    """Do what :func:`compare` does for a cell that is not made of a drive and a core, with a loop in numpy.
 
     ``loop`` gets x, the leaves of the state and a dictionary of the parameters, as arrays, and returns the outputs and
     the leaves of the last state.
@@ -190,7 +190,7 @@ def compare_loop(cell, x, state, loop):
 
 
 def compare_runs(named, outputs, run, per_tensor=2):
-    """What :func:`compare` says, of what torch made of the tensors ``named`` and what ``run`` makes of the arrays."""
+    """Compare ``outputs``, computed by torch from the tensors ``named``, with those of ``run`` from their arrays."""
     arrays = {name: tensor.detach().numpy() for name, tensor in named.items()}
     expected = run(arrays)
     assert outputs.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""TIMIT in small: wave files of noise whose colour moves, written by a fixed rule, in the layouts of the corpus."""
+"""A small imitation of TIMIT: wave files of filtered noise in the layouts of the corpus, the same at each run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SENTENCES = ("sa1", "si648", "sx37")
 
 
 def small_sound(speaker: str, sentence: str) -> np.ndarray:
-    """Half a second and more, 16 bit: noise, loud and soft by turns, under a one-pole filter of the speaker's."""
+    """Return at least half a second of filtered noise of varying loudness, as 16-bit numbers."""
     seed = EVERYBODY.index(speaker) * 10 + SENTENCES.index(sentence)
     rng = np.random.RandomState(seed)
     count = 8000 + 517 * seed
@@ -29,20 +29,20 @@ def small_sound(speaker: str, sentence: str) -> np.ndarray:
 
 
 def write_wave(path: Path, sound: np.ndarray, kind: str = "WAV", rate: int = RATE) -> None:
-    """A wave file of 16 bits, RIFF (WAV) or NIST SPHERE (NIST)."""
+    """Write a wave file of 16 bits, RIFF (WAV) or NIST SPHERE (NIST)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, sound, rate, subtype="PCM_16", format=kind)
 
 
 def write_sample(folder: Path) -> None:
-    """The layout of the free sample: dr1-faem0/si648.wav."""
+    """Write the layout of the free sample: dr1-faem0/si648.wav."""
     for speaker in EVERYBODY:
         for sentence in SENTENCES:
             write_wave(folder / f"dr1-{speaker}" / f"{sentence}.wav", small_sound(speaker, sentence))
 
 
 def write_disc(folder: Path, kind: str = "NIST", upper: bool = True, ending: str = ".wav") -> None:
-    """The layout of the LDC: TRAIN/DR1/FAEM0/SI648.WAV, in upper or lower case."""
+    """Write the layout of the LDC: TRAIN/DR1/FAEM0/SI648.WAV, in upper or lower case."""
     for group, speakers in SPEAKERS.items():
         for speaker in speakers:
             for sentence in SENTENCES:

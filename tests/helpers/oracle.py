@@ -1,8 +1,8 @@
-"""Every cell once more: loops over time in float64 numpy, in gate space, written from the equations alone.
+"""The oracle of the cells: loops over time in float64 numpy, in gate space, written from the equations alone.
 
-The loops take complex numbers, so that a derivative is Im f(x + i eps d) / eps without any rounding of a difference
-(the complex step); what is not analytic branches on the real part. They also take leading axes, so that many
-directions d run at once: x (..., B, T, I), weights (..., G, I) and so on, states (..., B, C).
+The loops accept complex numbers. A derivative along d is then Im f(x + i eps d) / eps, without the rounding of a
+difference (the complex step). Functions that are not analytic branch on the real part. The loops also accept leading
+axes, so that many directions d are computed at once: x (..., B, T, I), weights (..., G, I), states (..., B, C).
 
 Shapes: B batch, T time, I input_size, H hidden_size, G = gates x H, ... directions.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass
 class Numbers:
-    """The numbers of a drive; momentum and step_size may be arrays that broadcast to (..., B, G)."""
+    """The coefficients of a drive. momentum and step_size may be arrays that broadcast to (..., B, G)."""
 
     momentum: float | np.ndarray = 0.0
     step_size: float | np.ndarray = 1.0
@@ -28,7 +28,7 @@ class Numbers:
 
 
 def run(drive, core, numbers, weights, x, state):
-    """Outputs (..., B, T, H) and the last state.
+    """Return outputs (..., B, T, H) and the last state.
 
     Args:
         drive: "", Momentum, GatedMomentum, SR, RMSProp, Adam or Nesterov.
@@ -82,7 +82,7 @@ def _nesterov(core, n, a, u, state):
 
 
 def _combine(core, v, u):
-    """What the core gets of both: the sum, but for the GRUs, whose last block is kept apart."""
+    """Return the input of the core: v + u. For GRUs the last block of both is kept apart."""
     if core not in ("GRU", "URGRU"):
         return v + u
     H = v.shape[-1] // (3 if core == "GRU" else 4)
@@ -123,7 +123,7 @@ def _core(core, numbers, weights, z, state):
 
 
 def orthogonal(core, base, skew):
-    """U = map(A) base for A of shape (..., H, H) with the entries of ``skew`` (..., H(H-1)/2) below its diagonal."""
+    """Return U = map(A) base; A of shape (..., H, H) has the entries of ``skew`` (..., H(H-1)/2) below the diagonal."""
     H = base.shape[-1]
     A = np.zeros((*skew.shape[:-1], H, H), skew.dtype)
     rows, columns = np.nonzero(np.tri(H, k=-1))
@@ -136,8 +136,10 @@ def orthogonal(core, base, skew):
 
 
 def unitary(numbers):
-    """[[P, -Q], [Q, P]] for P + i Q = exp(A), A skew-Hermitian: ``numbers`` (..., N, N) hold its real parts below the
-    diagonal, its imaginary parts on it and above."""
+    """Return [[P, -Q], [Q, P]] for P + i Q = exp(A), A skew-Hermitian.
+
+    ``numbers`` (..., N, N) hold the real parts of A below the diagonal, and its imaginary parts on it and above.
+    """
     below, above = np.tril(numbers, -1), np.triu(numbers, 1)
     diagonal = numbers * np.eye(numbers.shape[-1])
     real, imaginary = below - np.swapaxes(below, -1, -2), above + np.swapaxes(above, -1, -2) + diagonal
@@ -146,7 +148,7 @@ def unitary(numbers):
 
 
 def reflections(vectors, H, R):
-    """The product of R reflections, whose vectors fill the lower triangle of (H, R) in rows."""
+    """Return the product of R reflections, whose vectors fill the lower triangle of (H, R) in rows."""
     rows, columns = np.nonzero(np.tri(H, R))
     W = np.zeros((*vectors.shape[:-1], H, R), vectors.dtype)
     W[..., rows, columns] = vectors

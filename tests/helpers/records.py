@@ -1,4 +1,4 @@
-"""The losses of a training as a file, and a death at a step that is given."""
+"""A callback that writes the losses of a training to a file and can send a signal at a given step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class Record(Callback):
-    """Append step and loss of each batch to the file that RECORD names; SIGNAL_AT sends this process a signal.
+    """Appends the step and the loss of each batch to a file, and sends its process a signal at a given step.
 
-    SIGNAL_AT is "signal number,step,rank"; the rank and the losses are those of a process. Step -1 is the end of
-    the training, step -2 - N is batch N of the test.
+    The environment variable RECORD is the path of the file, to which the rank of the process is appended. SIGNAL_AT is
+    "signal number,step,rank". Step -1 means the end of the training, step -2 - N batch N of the test.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -41,6 +41,6 @@ class Record(Callback):
 
 
 def losses(path: str, rank: int = 0) -> dict[int, str]:
-    """The loss at each step, the last where a step was taken twice."""
+    """Return the loss of each step. If a step was taken twice, it is the last one."""
     lines = Path(f"{path}-{rank}").read_text().splitlines()
     return {int(line.split()[0]): line.split()[1] for line in lines}

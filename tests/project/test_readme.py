@@ -22,7 +22,7 @@ from helpers.paths import ROOT
 from app.commands.main import main
 
 PATHS = {"PYTHONPATH": str(ROOT)}
-SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+SHORT = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--observe", "false"]
 SHORT += [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
 PRINTS = ("--print_config", "--model.help", "--data.help")
 

@@ -66,6 +66,14 @@ def test_another_width_is_refused_for_match_width(write_study):
     )
 
 
+def test_parameters_of_all_layers_are_matched(write_study):
+    layers = {"model.num_layers": 3, "model.bidirectional": True}
+    cells = {"LSTM": {"model.hidden_size": 40}, "layers": {"cell": "LSTM", **layers}}
+    shared = {"model.optimizer.lr": 0.01}
+    one, many = check_study(read_study(write_study(cells=cells, shared=shared, match="parameters"))).arms
+    assert many.parameters == pytest.approx(one.parameters, rel=0.2)
+
+
 @pytest.mark.parametrize("match", ["parameters", "flops"])
 def test_sizes_are_matched(write_study, match):
     checked = check_study(read_study(write_study(cells={"LSTM": {}, "GRU": {}, "RNN": {}}, match=match)))

@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 from helpers.paths import QUICKSTART
+from helpers.trainers import QUIET
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.optim import SGD, Adam, RMSprop
+from torch.optim import SGD, Adam, AdamW, RMSprop
 
 from app.commands.main import main
 from app.optim.parameter_groups import JointOptimizer, optimizer_by_role
@@ -20,7 +21,6 @@ from app.tasks import SequenceClassifier
 from cells import DTRIV, LSTM
 from datamodules import Digits
 
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 OTHERS, ORTHOGONAL = partial(Adam, lr=1e-2), partial(RMSprop, lr=1e-3, alpha=0.9)
 
 
@@ -49,7 +49,8 @@ def test_each_parameter_uses_the_optimizer_of_its_role():
     """Compared with two separate optimizers on the same gradients."""
     joint, apart = classifier(), classifier()
     optimizer = optimizer_by_role(joint, OTHERS, ORTHOGONAL)
-    separate = [OTHERS([p for n, p in apart.named_parameters() if n != "cell.skew"]), ORTHOGONAL([apart.cell.skew])]
+    rest = [p for n, p in apart.named_parameters() if n != "cell.skew"]
+    separate = [OTHERS(rest, fused=True), ORTHOGONAL([apart.cell.skew])]
     for step in range(4):
         torch.manual_seed(step)
         for first, second in zip(joint.parameters(), apart.parameters(), strict=True):
@@ -71,6 +72,16 @@ def test_resumed_run_is_bitwise_identical(precision, tmp_path):
     trained(resumed, 4, tmp_path / "half.ckpt", precision=precision)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("factory", [Adam, AdamW])
+def test_adam_uses_the_fused_kernel_on_the_cpu_unless_told_otherwise(factory):
+    task = SequenceClassifier(LSTM, input_size=1, num_classes=10, hidden_size=6)
+    (group,) = optimizer_by_role(task, factory, None).param_groups
+    assert group["fused"]
+    for options in ({"fused": False}, {"foreach": True}, {"differentiable": True}):
+        (group,) = optimizer_by_role(task, partial(factory, **options), None).param_groups
+        assert group["fused"] == options.get("fused")
 
 
 def test_lightning_clips_all_groups_together_and_counts_one_step():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.trainers import QUIET
 from pytorch_lightning import Trainer
 
 from app.commands.main import main
@@ -17,7 +18,6 @@ from app.tasks import FrameClassifier, SequenceRegressor
 from cells import DTRIV, LSTM
 from datamodules import Adding, Copying
 
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 SMALL_COPYING = {"blanks": 3, "symbols": 2, "alphabet": 3, "batch_size": 4, "train_size": 8}
 SMALL_ADDING = {"steps": 6, "batch_size": 4, "train_size": 8}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.fake_timit import small_sound
+from helpers.trainers import QUIET
 from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -24,7 +25,6 @@ from cells import LSTM
 from datamodules import TIMIT
 from datamodules.timit import spectra
 
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 OPTIONS = [
     *("--data", "TIMIT", "--data.split", "official", "--data.batch_size", "3"),
     *("--model", "FrameRegressor", "--model.cell", "MomentumLSTM", "--model.hidden_size", "6"),

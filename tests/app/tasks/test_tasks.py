@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.trainers import QUIET
 from pytorch_lightning import Callback, Trainer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
@@ -15,13 +16,6 @@ from app.tasks import SequenceClassifier, Task
 from app.tasks.base import StepOutput
 from cells import LSTM, MomentumLSTM
 from datamodules import Digits
-
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 def classifier(**options) -> SequenceClassifier:

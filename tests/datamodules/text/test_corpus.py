@@ -337,3 +337,12 @@ def test_penn_treebank_has_its_published_size():
     assert torch.equal(
         next(iter(data.test_dataloader()))["inputs"][0, :1], torch.tensor(data.vocabulary.numbers(["no"]))
     )
+
+
+def test_windows_of_evaluation_have_as_many_words_as_those_of_training(corpus):
+    data = ready(root="data")
+    for loader, rows in ((data.val_dataloader(), 2), (data.test_dataloader(), 1)):
+        *windows, last = [batch["inputs"] for batch in loader]
+        assert {tuple(window.shape) for window in windows} == {(rows, 4 * 7 // rows)}
+        assert last.shape[1] <= 4 * 7 // rows
+        assert sum(window.shape[1] for window in (*windows, last)) == loader.dataset.steps
