@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import yaml
 from app.errors import UserError
 from app.runs.configuration import CONFIG_FLAGS
 from app.tasks import Task
-from cells.validation import closest_first
 from datamodules import DataModule
 
 
@@ -47,15 +46,20 @@ def linked_sizes() -> list[str]:
 
 
 def check_implemented(task: type[Task], data: type[DataModule]) -> None:
-    """Check that the classes are not the base classes, which implement nothing.
+    """Check that the classes are more than base classes.
 
     Raises:
         UserError: with the known subclasses.
     """
-    for option, cls, base in (("--model", task, Task), ("--data", data, DataModule)):
-        if cls is base:
-            known = closest_first(cls.__name__, [found.__name__ for found in subclasses(base)])
-            raise UserError(f"{option} must be a subclass of {cls.__name__}, such as {known}, got {cls.__name__}")
+    tasks = [found for found in subclasses(Task) if found.shared_step is not Task.shared_step]
+    if task.shared_step is Task.shared_step:
+        raise UserError(f"--model must be one of {_names(tasks)}, or a task of your own, got {task.__name__}")
+    if data is DataModule:
+        raise UserError(f"--data must be one of {_names(subclasses(data))}, or one of your own, got {data.__name__}")
+
+
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(sorted(found.__name__ for found in classes))
 
 
 def check_sizes(task: type[Task], data: type[DataModule]) -> None:
