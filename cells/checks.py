@@ -8,21 +8,35 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cells.cell import Cell
-from cells.state import State, leaves, move, reset_rows
+from cells.check_tools import (
+    B,
+    Factory,
+    H,
+    I,
+    T,
+    assert_same,
+    cell_input_state,
+    random_state,
+    rows_of,
+    unflatten,
+    values_and_gradients,
+)
+from cells.state import leaves, move, reset_rows
+from cells.transform_checks import check_compiled, check_function_transforms, check_second_derivatives
 
-Factory = Callable[[int, int], Cell]
 
-B, T, I, H = 3, 7, 4, 6  # noqa: E741  # no two are equal, so that mixed-up dimensions show
-
-
-def check_cell(factory: Factory) -> None:
+def check_cell(factory: Factory, *, compile_backend: str | None = None) -> None:
     """Check that ``factory(input_size, hidden_size)`` builds a cell that fulfills the contract of :class:`cells.Cell`.
+
+    Args:
+        factory: The class of the cell, or a ``functools.partial`` of it.
+        compile_backend: Backend of ``torch.compile``, such as ``aot_eager`` or ``inductor``, that must give the outputs
+            and gradients of the cell. None: not checked, because compiling takes seconds to a minute.
 
     Example:
         >>> from functools import partial
@@ -34,15 +48,19 @@ def check_cell(factory: Factory) -> None:
     """
     with torch.random.fork_rng():
         for check in CHECKS:
-            torch.manual_seed(0)
-            try:
-                check(factory)
-            except Exception as error:
-                rule = (check.__doc__ or "").rstrip(".")
-                found = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
-                raise AssertionError(
-                    f"{_name(factory)} breaks the rule '{rule}' ({check.__name__}): {found}"
-                ) from error
+            _run_check(check, factory)
+        if compile_backend is not None:
+            _run_check(check_compiled, factory, compile_backend)
+
+
+def _run_check(check: Callable[..., None], factory: Factory, *arguments: str) -> None:
+    torch.manual_seed(0)
+    try:
+        check(factory, *arguments)
+    except Exception as error:
+        rule = (check.__doc__ or "").rstrip(".")
+        found = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
+        raise AssertionError(f"{_name(factory)} breaks the rule '{rule}' ({check.__name__}): {found}") from error
 
 
 def check_construction(factory: Factory) -> None:
@@ -61,7 +79,7 @@ def check_construction(factory: Factory) -> None:
 
 def check_shapes(factory: Factory) -> None:
     """Outputs are (B, T, hidden_size), and every leaf of a state has the batch first, for any B and T."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     for rows, steps in ((B, T), (1, 1), (5, 2)):
         y_BTH, last = cell(torch.randn(rows, steps, I, dtype=torch.float64))
         assert y_BTH.shape == (rows, steps, H), f"outputs must have shape {(rows, steps, H)}, got {tuple(y_BTH.shape)}"
@@ -84,54 +102,70 @@ def check_bad_input(factory: Factory) -> None:
         raise AssertionError(f"an input of shape {shape} was accepted")
 
 
+def check_bad_state(factory: Factory) -> None:
+    """A state of another number of rows or units raises a ValueError; Cell.start_state checks it for every forward."""
+    cell, x_BTI, state = cell_input_state(factory)
+    other = factory(I, 2 * H).double().initial_state(B)
+    for what, wrong in ((f"one row, for {B} rows", rows_of(state, 0)), (f"a cell with {2 * H} units", other)):
+        if [leaf.shape for leaf in leaves(wrong)] == [leaf.shape for leaf in leaves(state)]:
+            continue  # the state does not depend on hidden_size
+        try:
+            cell(x_BTI, wrong)
+        except ValueError:
+            continue
+        raise AssertionError(f"a state of {what} was accepted")
+
+
 def check_step_equals_forward(factory: Factory) -> None:
     """forward gives the outputs, the last state and the gradients of the step loop."""
-    cell, x_BTI, state = _cell_input_state(factory)
-    _assert_same("forward and the step loop", _run(cell, cell, x_BTI, state), _run(cell, cell.loop, x_BTI, state))
+    cell, x_BTI, state = cell_input_state(factory)
+    assert_same(
+        "forward and the step loop",
+        values_and_gradients(cell, cell, x_BTI, state),
+        values_and_gradients(cell, cell.loop, x_BTI, state),
+    )
 
 
 def check_default_state(factory: Factory) -> None:
     """The default state is initial_state."""
-    cell, x_BTI, _ = _cell_input_state(factory)
-    _assert_same("no state and initial_state", cell(x_BTI), cell(x_BTI, cell.initial_state(B)))
+    cell, x_BTI, _ = cell_input_state(factory)
+    assert_same("no state and initial_state", cell(x_BTI), cell(x_BTI, cell.initial_state(B)))
 
 
 def check_cut(factory: Factory) -> None:
     """A sequence cut anywhere, with its state passed on, equals the whole sequence."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     whole = cell(x_BTI, state)
     for cut in range(1, T):
         first, middle = cell(x_BTI[:, :cut], state)
         second, last = cell(x_BTI[:, cut:], middle)
-        _assert_same(f"a sequence cut after step {cut} and the whole", (torch.cat([first, second], 1), last), whole)
+        assert_same(f"a sequence cut after step {cut} and the whole", (torch.cat([first, second], 1), last), whole)
 
 
 def check_rows_independent(factory: Factory) -> None:
     """The rows of a batch are independent."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     y_BTH, last = cell(x_BTI, state)
     for row in range(B):
-        alone = cell(x_BTI[row : row + 1], _rows(state, row))
-        _assert_same(f"row {row} alone and in the batch", alone, (y_BTH[row : row + 1], _rows(last, row)))
+        alone = cell(x_BTI[row : row + 1], rows_of(state, row))
+        assert_same(f"row {row} alone and in the batch", alone, (y_BTH[row : row + 1], rows_of(last, row)))
 
 
 def check_causality(factory: Factory) -> None:
     """An input does not change earlier outputs."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     before, _ = cell(x_BTI, state)
     for t in range(1, T):
         changed = x_BTI.clone()
         changed[:, t:] += 1
-        _assert_same(
-            f"outputs before step {t} after a change from there", cell(changed, state)[0][:, :t], before[:, :t]
-        )
+        assert_same(f"outputs before step {t} after a change from there", cell(changed, state)[0][:, :t], before[:, :t])
 
 
 def check_gradients(factory: Factory) -> None:
     """Gradients in input, parameters and initial state equal finite differences along random directions (float64)."""
     cell = factory(2, 4).double().eval()  # few units, and an even number, which cells with pairs of units require
     x_BTI = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
-    state = _random_state(cell, 2)
+    state = random_state(cell, 2)
     names, parameters = zip(*cell.named_parameters(), strict=True) if list(cell.parameters()) else ((), ())
     real_leaves = [leaf for leaf in leaves(state) if leaf.is_floating_point()]
 
@@ -139,30 +173,15 @@ def check_gradients(factory: Factory) -> None:
         real = iter(tensors)
         initial = [next(real) if leaf.is_floating_point() else leaf for leaf in leaves(state)]
         weights = dict(zip(names, real, strict=True))
-        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, _unflatten(initial, state)))
+        y_BTH, last = torch.func.functional_call(cell, weights, (x_BTI, unflatten(initial, state)))
         return y_BTH, *(leaf for leaf in leaves(last) if leaf.is_floating_point())
 
     torch.autograd.gradcheck(run, (x_BTI, *real_leaves, *parameters), fast_mode=True)  # cells may be large
 
 
-def check_second_derivatives(factory: Factory) -> None:
-    """Second derivatives of forward equal those of the step loop (float64), or computing them raises an error."""
-    cell, x_BTI, state = _cell_input_state(factory)
-    sources = [x_BTI.requires_grad_(), *(leaf for leaf in leaves(state) if leaf.requires_grad), *cell.parameters()]
-    results = []
-    for forward in (cell, cell.loop):
-        y_BTH, _ = forward(x_BTI, state)
-        try:
-            (gradient_BTI,) = torch.autograd.grad(y_BTH.sin().sum(), x_BTI, create_graph=True)
-            results.append(torch.autograd.grad(gradient_BTI.sin().sum(), sources, materialize_grads=True))
-        except RuntimeError:
-            return  # an error says that this cell, or this engine of it, has no second derivatives
-    _assert_same("second derivatives of forward and of the step loop", *results)
-
-
 def check_every_parameter_learns(factory: Factory) -> None:
     """Every parameter that requires a gradient gets one."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     y_BTH, _ = cell(x_BTI, state)
     y_BTH.sin().sum().backward()
     idle = [name for name, p in cell.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
@@ -171,43 +190,47 @@ def check_every_parameter_learns(factory: Factory) -> None:
 
 def check_reset_rows(factory: Factory) -> None:
     """Rows with a reset state continue as from the start, the others as without the reset."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     reset_B = torch.tensor([False, True, False])
     y_BTH, _ = cell(x_BTI, reset_rows(state, reset_B, cell.initial_state(B)))
     fresh, _ = cell(x_BTI)
     kept, _ = cell(x_BTI, state)
-    _assert_same("rows after a reset of row 1", y_BTH, torch.where(reset_B[:, None, None], fresh, kept))
+    assert_same("rows after a reset of row 1", y_BTH, torch.where(reset_B[:, None, None], fresh, kept))
 
 
 def check_eval(factory: Factory) -> None:
     """In eval mode two runs are equal and gradients flow, and the cell runs again in train mode."""
-    cell, x_BTI, state = _cell_input_state(factory)
-    _assert_same("two runs in eval mode", _run(cell, cell, x_BTI, state), _run(cell, cell, x_BTI, state))
+    cell, x_BTI, state = cell_input_state(factory)
+    assert_same(
+        "two runs in eval mode",
+        values_and_gradients(cell, cell, x_BTI, state),
+        values_and_gradients(cell, cell, x_BTI, state),
+    )
     with torch.no_grad():
-        _assert_same("eval with and without gradients", cell(x_BTI, state), cell(x_BTI, state))
+        assert_same("eval with and without gradients", cell(x_BTI, state), cell(x_BTI, state))
     cell.train()
     cell(x_BTI, state)[0].sum().backward()
 
 
 def check_state_dict(factory: Factory) -> None:
     """A second cell with the state dict of the first is the same function."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     torch.manual_seed(1)
     other = factory(I, H).double().eval()
     other.load_state_dict(cell.state_dict())
-    _assert_same("a cell and one with its state dict", other(x_BTI, state), cell(x_BTI, state))
+    assert_same("a cell and one with its state dict", other(x_BTI, state), cell(x_BTI, state))
 
 
 def check_copies(factory: Factory) -> None:
     """deepcopy and pickle return equal, independent cells with the same own arguments."""
-    cell, x_BTI, state = _cell_input_state(factory)
+    cell, x_BTI, state = cell_input_state(factory)
     expected = cell(x_BTI, state)
     for how, other in (("deepcopy", copy.deepcopy(cell)), ("pickle", pickle.loads(pickle.dumps(cell)))):
-        _assert_same(f"a cell and its {how}", other(x_BTI, state), expected)
+        assert_same(f"a cell and its {how}", other(x_BTI, state), expected)
         assert other.init_args == cell.init_args, f"{how} must keep init_args {cell.init_args}, got {other.init_args}"
         for parameter in other.parameters():
             parameter.data.add_(1)
-        _assert_same(f"a cell before and after a change of its {how}", cell(x_BTI, state), expected)
+        assert_same(f"a cell before and after a change of its {how}", cell(x_BTI, state), expected)
 
 
 def check_dtypes(factory: Factory) -> None:
@@ -228,9 +251,9 @@ def check_autocast(factory: Factory) -> None:
     cell = factory(I, H).eval()
     x_BTI = torch.randn(B, T, I)
     state = cell.initial_state(B)
-    exact = _run(cell, cell, x_BTI, state)
+    exact = values_and_gradients(cell, cell, x_BTI, state)
     with torch.autocast("cpu", torch.bfloat16):
-        low = _run(cell, cell, x_BTI, state)
+        low = values_and_gradients(cell, cell, x_BTI, state)
     for a, b in zip(leaves(low), leaves(exact), strict=True):
         assert a.isfinite().all(), "values under bf16 autocast must be finite"
         error = ((a.float() - b).abs().max() / b.abs().max().clamp(min=1)).item()
@@ -243,10 +266,10 @@ def check_device_move(factory: Factory) -> None:
     found = {str(leaf.device) for leaf in leaves(cell.initial_state(B))}
     assert found <= {"meta"}, f"the states of a cell on 'meta' must be there, got {', '.join(sorted(found))}"
     if torch.cuda.is_available():
-        cell, x_BTI, state = _cell_input_state(factory)
+        cell, x_BTI, state = cell_input_state(factory)
         expected = cell(x_BTI, state)
         y_BTH, last = cell.cuda()(x_BTI.cuda(), move(state, "cuda"))
-        _assert_same("a cell on cuda and on cpu", (y_BTH.cpu(), move(last, "cpu")), expected)
+        assert_same("a cell on cuda and on cpu", (y_BTH.cpu(), move(last, "cpu")), expected)
 
 
 CHECKS: tuple[Callable[[Factory], None], ...] = (
@@ -254,6 +277,7 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_dtypes,  # before the checks in float64, which would report a fixed dtype less clearly
     check_shapes,
     check_bad_input,
+    check_bad_state,
     check_step_equals_forward,
     check_default_state,
     check_cut,
@@ -261,6 +285,7 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_causality,
     check_gradients,
     check_second_derivatives,
+    check_function_transforms,
     check_every_parameter_learns,
     check_reset_rows,
     check_eval,
@@ -269,46 +294,6 @@ CHECKS: tuple[Callable[[Factory], None], ...] = (
     check_autocast,
     check_device_move,
 )
-
-
-def _cell_input_state(factory: Factory) -> tuple[Cell, Tensor, State]:
-    cell = factory(I, H).double().eval()  # in train mode a cell may be random
-    return cell, torch.randn(B, T, I, dtype=torch.float64), _random_state(cell, B)
-
-
-def _random_state(cell: Cell, rows: int) -> State:
-    """Return a state that a run has reached, because not every tensor of the right shape is a valid state."""
-    with torch.no_grad():
-        _, state = cell(torch.randn(rows, 5, cell.input_size, dtype=torch.float64))
-    tensors = [leaf.requires_grad_() if leaf.is_floating_point() else leaf for leaf in leaves(state)]
-    return _unflatten(tensors, state)
-
-
-def _run(cell: Cell, forward: Callable[..., Any], x_BTI: Tensor, state: State) -> list[Tensor]:
-    """Return outputs, last state, and the gradients of a fixed function of both with respect to everything."""
-    x_BTI = x_BTI.detach().requires_grad_()
-    y_BTH, last = forward(x_BTI, state)
-    results = [leaf for leaf in [y_BTH, *leaves(last)] if leaf.is_floating_point()]
-    sources = [x_BTI, *(leaf for leaf in leaves(state) if leaf.requires_grad), *cell.parameters()]
-    loss = torch.stack([leaf.sin().sum() for leaf in results]).sum()
-    gradients = torch.autograd.grad(loss, sources, materialize_grads=True)
-    return [*(leaf.detach() for leaf in results), *gradients]
-
-
-def _rows(state: State, row: int) -> State:
-    return _unflatten([leaf[row : row + 1] for leaf in leaves(state)], state)
-
-
-def _unflatten(tensors: Any, like: State) -> State:
-    return torch.utils._pytree.tree_unflatten(list(tensors), torch.utils._pytree.tree_structure(like))
-
-
-def _assert_same(what: str, found: Any, expected: Any) -> None:
-    for a, b in zip(leaves(found), leaves(expected), strict=True):
-        assert a.shape == b.shape, f"{what} differ in shape: {tuple(a.shape)} and {tuple(b.shape)}"
-        difference = (a - b).abs().max().item() if a.numel() else 0.0
-        tolerance = 1e-9 * max(1.0, b.abs().max().item() if b.numel() else 0.0)
-        assert difference <= tolerance, f"{what} differ by {difference:.2e}, must be at most {tolerance:.0e}"
 
 
 def _shapes(cell: Cell) -> dict[str, tuple[int, ...]]:

@@ -102,7 +102,7 @@ class LastCheckpoint(Checkpoint):
                     shutil.copyfile(self.run.last, temporary)
         trainer.save_checkpoint(self.run.last, weights_only=False)
         self.due, self.saved_at = False, trainer.global_step
-        self.stop.saved = bool(self.stop.requested)
+        self.stop.saved, self.stop.checkpointed = bool(self.stop.requested), True
 
 
 def _moved(path: str, folder: str) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from app.errors import UserError
 from app.runs.distributed import of_every_process
 
 State = dict[str, Any]
+GENERATORS = ("python", "numpy", "torch")
 
 
 class RandomStates(Callback):
@@ -29,11 +31,19 @@ class RandomStates(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: State) -> None:
         self.loaded = list(checkpoint.get("random_states", []))
+        if missing := [name for states in self.loaded for name in GENERATORS if name not in states]:
+            raise UserError(f"the checkpoint cannot be restored: its random_states are invalid: no {missing[0]!r}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rank = trainer.global_rank
         if rank < len(self.loaded):
-            _set_states(self.loaded[rank], trainer.strategy.root_device)
+            try:
+                _set_states(self.loaded[rank], trainer.strategy.root_device)
+            except Exception as error:  # a generator raises any exception for a state of another form
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(
+                    f"the checkpoint cannot be restored: its random_states are invalid: {reason}"
+                ) from error
         elif rank:
             torch.manual_seed(torch.initial_seed() + rank)
         self.loaded = []

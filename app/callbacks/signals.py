@@ -33,11 +33,12 @@ class StopOnSignal(Callback):
     Attributes:
         requested: The signal that the processes agreed on, or 0.
         saved: Whether the checkpoint has been written since then.
+        checkpointed: Whether any checkpoint has been written.
     """
 
     def __init__(self) -> None:
         self.requested = 0
-        self.saved = False
+        self.saved = self.checkpointed = False
         self._received = 0
         self._before: dict[int, Any] = {}
         self._wakeup = self._wakeup_before = -1
@@ -63,6 +64,8 @@ class StopOnSignal(Callback):
         self._agree(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._agree(trainer)
+        self.saved = bool(self.requested) and self.checkpointed  # of a signal after the last batch too
         self._leave(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,23 @@ def linked_sizes() -> list[str]:
     provided = {size for cls in subclasses(DataModule) for size in cls.provided_sizes}
     required = {size for cls in subclasses(Task) for size in cls.required_sizes}
     return sorted(provided & required)
+
+
+def check_implemented(task: type[Task], data: type[DataModule]) -> None:
+    """Check that the classes are more than base classes.
+
+    Raises:
+        UserError: with the known subclasses.
+    """
+    tasks = [found for found in subclasses(Task) if found.shared_step is not Task.shared_step]
+    if task.shared_step is Task.shared_step:
+        raise UserError(f"--model must be one of {_names(tasks)}, or a task of your own, got {task.__name__}")
+    if data is DataModule:
+        raise UserError(f"--data must be one of {_names(subclasses(data))}, or one of your own, got {data.__name__}")
+
+
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(sorted(found.__name__ for found in classes))
 
 
 def check_sizes(task: type[Task], data: type[DataModule]) -> None:

@@ -30,13 +30,17 @@ def plain_message(message: str) -> str:
         return _unknown_argument(option, unknown[1], message)
     if unknown := re.search(r"unrecognized arguments: (\S+)|does not accept option '(\S+)'", message):
         return _unknown_argument("", (unknown[1] or unknown[2]).lstrip("-").partition("=")[0], message)
-    if missing := re.search(r"the following arguments are required: (.*)", message):
-        names = " and ".join(f"--{name.strip().rpartition('.')[2]}" for name in missing[1].split(","))
+    if missing := re.search(r"the following arguments are required: ([\w., -]*\w)", message):
+        place = "--" if option == "--" else f"{option}."
+        required = missing[1].partition(". Got value")[0].split(",")
+        names = " and ".join(f"{place}{name.strip().rpartition('.')[2]}" for name in required)
         configurable = re.search("--data|--model", names)
         return f"{names} must be given" + (CONFIGURED if configurable else "")
     if bounded := re.search(RESTRICTED, message):
         bound = re.sub(r"^>=", "at least ", bounded[2]).replace(">", "above ")
         return f"{option} must be {bound}, got {bounded[1] or value}"
+    if option == "--" and (refused := re.search(r"Problem with given class_path '([\w.]+)':\n\s+(.*)", message)):
+        return f"{refused[1].rpartition('.')[2]} cannot be used: {refused[2]}"
     if choice := re.search(r"argument (\S+): invalid choice: (.*) \(choose from (.*)\)", message):
         return f"{choice[1]} must be one of {choice[3]}, got {choice[2]}"
     if option.endswith(".cell") and (refusal := _not_a_cell(value)):

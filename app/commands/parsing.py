@@ -20,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from app.callbacks.defaults import ProgressBar, SaveConfig, run_callbacks
 from app.callbacks.solved import Solved
-from app.commands.class_lookup import check_sizes, class_at, import_named_classes, linked_sizes
+from app.commands.class_lookup import check_implemented, check_sizes, class_at, import_named_classes, linked_sizes
 from app.commands.error_messages import plain_message
 from app.commands.trainer_options import check_trainer_options
 from app.diagnostics.probe import outermost_cells
@@ -166,7 +166,9 @@ class CommandLine(LightningCLI):
         self.run_directory: RunDirectory | None = None
         self.solved = Solved(self.options.stop_when_solved)
         check_trainer_options(self.options.trainer)
-        check_sizes(class_at(self.options.model.class_path), class_at(self.options.data.class_path))
+        classes = class_at(self.options.model.class_path), class_at(self.options.data.class_path)
+        check_implemented(*classes)
+        check_sizes(*classes)
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, ImportError) as error:

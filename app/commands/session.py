@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from app.errors import DivergenceError, LostProcessError, Stopped, UserError
 from app.runs.checkpoint_files import check_fits, read_checkpoint
 from app.runs.configuration import with_existing_configs, with_run_config
 from app.runs.distributed import FIRST, end_with_first
-from app.runs.resume import check_unchanged, with_resumed_run
+from app.runs.resume import check_complete, check_unchanged, with_resumed_run
 from app.runs.run_directory import RunDirectory
 from app.tasks import Task
 from datamodules import DataError, DataModule
@@ -101,11 +103,19 @@ def resume_command(run: RunDirectory | None) -> str:
 
 
 def _quieten() -> None:
+    threading.excepthook = _report_thread
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f".*{re.escape(message)}")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not re.search("Tip: For seamless|callbacks returned in", record.getMessage())
     )
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report an exception of a thread, except of TensorBoard's: the main thread raises it again at its next write."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(failed.exc_traceback)]
+    if not any(module.startswith("tensorboard.") for module in modules):
+        threading.__excepthook__(failed)
 
 
 def _check_checkpoint(line: CommandLine) -> None:
@@ -119,7 +129,10 @@ def _check_checkpoint(line: CommandLine) -> None:
     if line.options.ckpt_path:
         path = Path(line.options.ckpt_path)
         ignored = line.model.resumable_arguments if line.options.resume else line.model.training_arguments
-        check_fits(read_checkpoint(path), line.model, path, ignored)
+        checkpoint = read_checkpoint(path)
+        check_fits(checkpoint, line.model, path, ignored)
+        if line.options.resume:
+            check_complete(checkpoint, path, line.datamodule)
 
 
 def _is_launched(line: CommandLine) -> bool:

@@ -36,5 +36,9 @@ def check_trainer_options(trainer: Any) -> None:
     for name in ("max_epochs", "max_steps"):
         if (value := trainer[name]) is not None and value < -1:
             raise UserError(f"--trainer.{name} must be at least 0, or -1 for no limit, got {value}")
+    if isinstance(trainer.strategy, str) and trainer.strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise UserError(
+            f"--trainer.strategy must start processes that run the whole program, as ddp does, got {trainer.strategy!r}"
+        )
     if trainer.enable_checkpointing is False:
         raise UserError("--trainer.enable_checkpointing must be true: fit chooses the best checkpoint")

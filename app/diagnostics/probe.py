@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from app.errors import UserError
 from app.tasks import Task
 from cells import Cell
 from cells.analysis.recording import Recording, gradients_through_time, norms_through_time, recording
@@ -63,11 +64,20 @@ class Probe:
 
         Raises:
             ValueError: if the task does not support probing.
+            UserError: if the task cannot be copied.
         """
         if not task.supports_probing:
             raise ValueError(f"{type(task).__name__} does not support probing")
         device = torch.device("cpu") if task.device.type == "mps" else task.device  # mps has no float64
-        twin = copy.deepcopy(task).to(device).double().eval().requires_grad_(False)
+        try:
+            twin = copy.deepcopy(task)
+        except Exception as error:  # a part of the task, or of a hook on it, may refuse with any exception
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"gradients through time are measured on a copy of the task, which cannot be copied: {reason}. Switch "
+                "them off with --probe_every 0."
+            ) from error
+        twin = twin.to(device).double().eval().requires_grad_(False)
         batch = {name: entry.to(device) for name, entry in self.batch.items()}
         with ExitStack() as stack:
             cuda = [device] if device.type == "cuda" else []

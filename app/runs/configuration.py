@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,5 +144,9 @@ def dump_config(parser: ArgumentParser, config: Namespace) -> str:
     """Return a configuration as YAML for ``RUN/config.yaml``, without the options that belong to one start."""
     config = config.clone()
     config.run_dir = config.resume = config.ckpt_path = None
-    text: str = parser.dump(config, skip_unset=False)
+    try:
+        text: str = parser.dump(config, skip_unset=False)
+    except ValueError as error:  # an argument without a form in YAML, such as a default that is an Enum
+        reason = re.search(r"cannot represent an object.*", str(error))
+        raise UserError(f"the configuration cannot be stored as YAML: {reason[0] if reason else error}") from error
     return text

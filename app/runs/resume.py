@@ -33,6 +33,9 @@ OPTIONS = (
 )
 
 
+RESTORED = ("loops", "optimizer_states", "callbacks", "random_states")
+
+
 def with_resumed_run(options: list[str]) -> list[str]:
     """Return ``options`` of ``fit`` with the configuration and the last checkpoint of the run of ``--resume``.
 
@@ -65,6 +68,21 @@ def with_resumed_run(options: list[str]) -> list[str]:
     except UserError as error:
         raise UserError(f"{str(error).rstrip('.')}. {_offer(run, Path(checkpoint))}") from error
     return ["--config", str(run.config), *options, "--ckpt_path", checkpoint]
+
+
+def check_complete(checkpoint: Mapping[str, Any], path: Path, data: DataModule) -> None:
+    """Check that a checkpoint has every entry that a resumed run needs; Lightning ignores that some are empty.
+
+    Raises:
+        UserError: with the missing entries.
+    """
+    missing = [name for name in (*RESTORED, type(data).__qualname__) if checkpoint.get(name, {}) in ({}, [])]
+    if "lr_schedulers" not in checkpoint:  # which is empty for a constant learning rate
+        missing.append("lr_schedulers")
+    if missing:
+        raise UserError(
+            f"ckpt_path '{path}' must contain {', '.join(missing)} to be resumed. Choose another checkpoint of the run."
+        )
 
 
 def _offer(run: RunDirectory, damaged: Path) -> str:

@@ -65,6 +65,7 @@ class Task(LightningModule):
 
     Attributes:
         required_sizes: Arguments that the command line takes from the data (``DataModule.provided_sizes``).
+        batch_dimensions: Tensors that every batch must contain, with their numbers of dimensions.
         training_arguments: Arguments that do not change what a trained model computes; an evaluation may change them.
         resumable_arguments: Arguments that ``fit --resume`` may change; none by default.
         monitor: Name of the validation metric that selects the best checkpoint.
@@ -73,6 +74,7 @@ class Task(LightningModule):
     """
 
     required_sizes: ClassVar[tuple[str, ...]] = ("input_size",)
+    batch_dimensions: ClassVar[tuple[tuple[str, int], ...]] = ()
     training_arguments: ClassVar[tuple[str, ...]] = ("optimizer", "orthogonal_optimizer", "lr_schedule")
     resumable_arguments: ClassVar[tuple[str, ...]] = ()
     monitor: str
@@ -100,7 +102,22 @@ class Task(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement shared_step(batch, part)")
 
+    def check_batch(self, batch: Batch) -> None:
+        """Check that the data module gives the batches that the task needs.
+
+        Raises:
+            UserError: with the tensor that is missing or has another number of dimensions.
+        """
+        for name, dimensions in self.batch_dimensions:
+            found = f"{batch[name].dim()} dimensions" if name in batch else "none"
+            if found != f"{dimensions} dimensions":
+                raise UserError(
+                    f"{type(self).__name__} needs batches whose {name} have {dimensions} dimensions, but those of the "
+                    f"data have {found}. Choose another --model or --data."
+                )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.check_batch(batch)
         step = self.shared_step(batch, "train")
         self.log_step("train", step)
         loss = self.balanced(step.loss, step.weight)
@@ -109,11 +126,13 @@ class Task(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        self.check_batch(batch)
         step = self.shared_step(batch, "validation")
         self.log_step("validation", step)
         return step.outputs
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.check_batch(batch)
         self.log_step("test", self.shared_step(batch, "test"))
 
     def probe_loss(self, batch: Batch) -> Tensor:

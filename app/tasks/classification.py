@@ -38,6 +38,7 @@ class SequenceClassifier(EncoderTask):
     """
 
     required_sizes = ("input_size", "num_classes")
+    batch_dimensions = (("inputs", 3), ("targets", 1))
     training_arguments = (*EncoderTask.training_arguments, "choose_by")
 
     def __init__(

@@ -37,6 +37,7 @@ class FrameClassifier(EncoderTask):
     """
 
     required_sizes = ("input_size", "num_classes")
+    batch_dimensions = (("inputs", 3), ("targets", 2))
     monitor = "validation/loss"
     mode = "min"
 

@@ -52,6 +52,7 @@ class FrameRegressor(EncoderTask):
     """
 
     required_sizes = ("input_size", "target_size")
+    batch_dimensions = (("inputs", 3), ("targets", 3))
     causal = True
     monitor = "validation/loss"
     mode = "min"

@@ -70,6 +70,7 @@ class LanguageModel(Task):
     """
 
     required_sizes = ("vocabulary_size",)
+    batch_dimensions = (("inputs", 2), ("targets", 2))
     monitor = "validation/perplexity"
     mode = "min"
 

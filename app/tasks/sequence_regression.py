@@ -33,6 +33,7 @@ class SequenceRegressor(EncoderTask):
     """
 
     required_sizes = ("input_size", "target_size")
+    batch_dimensions = (("inputs", 3), ("targets", 2))
     monitor = "validation/loss"
     mode = "min"
 

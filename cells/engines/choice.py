@@ -93,7 +93,7 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         x = next(cell.parameters(), torch.empty(0))
     if torch.compiler.is_compiling():  # true also during an export
         return _without_fused(cell)
-    if _is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
+    if is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
         return "reference"
     if cell.engine == "fused":
         return "fused"
@@ -110,7 +110,7 @@ def _without_fused(cell: EngineCell) -> str:
     return "library" if cell.library else "scan" if cell.scannable else "reference"
 
 
-def _is_followed() -> bool:
+def is_followed() -> bool:
     """Whether more than autograd follows the operations on tensors; torch has no public function for it."""
     return (
         torch._C._functorch.peek_interpreter_stack() is not None

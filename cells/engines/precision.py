@@ -10,9 +10,10 @@ from torch import Tensor
 
 def no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context without autocast on the device of ``tensor``, for everything that is not a matrix product."""
+    if tensor.is_meta:  # which has no autocast. is_autocast_available() would say so, but torch.compile cannot trace it
+        return nullcontext()
     device = tensor.device.type
-    available = torch.amp.autocast_mode.is_autocast_available(device)  # not on "meta"
-    return torch.autocast(device, enabled=False) if available and torch.is_autocast_enabled(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:

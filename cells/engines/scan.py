@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cells.engines.choice import is_followed
+
 
 def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     """Return all v_t of v_t = c_t v_{t-1} + u_t, elementwise in rows and channels, for real or complex numbers.
@@ -19,7 +21,7 @@ def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     The sequence is cut into about sqrt(T) blocks. All blocks are scanned at once, then the ends of the blocks are
     carried forward. This launches about 2 sqrt(T) operations instead of T. None of them is a matrix product, because
     products may be computed in a lower precision than the recurrence tolerates. The backward pass is the same scan in
-    reversed time and keeps only v.
+    reversed time and keeps only v. Under transforms of ``torch.func`` and in dispatch modes it is a loop over T.
 
     Args:
         c: Coefficients, with three dimensions that broadcast to those of ``u_BTC``.
@@ -31,6 +33,8 @@ def linear_scan(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(c.dtype, torch.promote_types(u_BTC.dtype, v_BC.dtype))
     c, u_BTC, v_BC = c.to(dtype), u_BTC.to(dtype), v_BC.to(dtype)
+    if not torch.compiler.is_compiling() and is_followed():
+        return _loop(c, u_BTC, v_BC)
     if not torch.is_grad_enabled():
         return _blocked(c.expand(-1, u_BTC.shape[1], -1), u_BTC, v_BC)  # plain operations, which exporters support
     return _LinearScan.apply(c, u_BTC, v_BC)  # type: ignore[no-any-return, no-untyped-call]  # torch's Function is untyped
@@ -56,6 +60,15 @@ class _LinearScan(torch.autograd.Function):
             before_BTC = torch.cat([v_BC[:, None], v_BTC[:, :-1]], 1)
             dc = (du_BTC * before_BTC.conj()).sum_to_size(c.shape)
         return dc, du_BTC, c_full[:, 0] * du_BTC[:, 0]
+
+
+def _loop(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:
+    """Compute the recurrence step by step, without changes in place, which ``vmap`` does not allow."""
+    steps = []
+    for c_t, u_BC in zip(c.expand(-1, u_BTC.shape[1], -1).unbind(1), u_BTC.unbind(1), strict=True):
+        v_BC = c_t * v_BC + u_BC
+        steps.append(v_BC)
+    return torch.stack(steps, 1)
 
 
 def _blocked(c: Tensor, u_BTC: Tensor, v_BC: Tensor) -> Tensor:

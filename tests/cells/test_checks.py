@@ -92,6 +92,12 @@ class AnyInput(Leaky):
         return self.loop(x_BTI[..., : self.input_size], state or self.initial_state(len(x_BTI)))
 
 
+class AnyState(Leaky):
+    def forward(self, x_BTI, state=None):
+        self.check_input(x_BTI)
+        return self.loop(x_BTI, state or self.initial_state(len(x_BTI)))
+
+
 class ForwardIsNotStep(Leaky):
     def forward(self, x_BTI, state=None):
         y_BTH, state = super().forward(x_BTI, state)
@@ -145,6 +151,23 @@ class WrongSecondDerivative(Leaky):
     def forward(self, x_BTI, state=None):
         y_BTH, state = self.loop(x_BTI, self.start_state(x_BTI, state))
         return _Constant.apply(y_BTH), state
+
+
+class WrongTangent(Leaky):
+    """Right in value and gradient, but another function under torch.func."""
+
+    def loop(self, x_BTI, state, step=None):
+        followed = torch._C._functorch.peek_interpreter_stack() is not None
+        return super().loop(2 * x_BTI if followed else x_BTI, state, step)
+
+    def forward(self, x_BTI, state=None):
+        return super().loop(x_BTI, self.start_state(x_BTI, state))
+
+
+class WrongCompiled(Leaky):
+    def forward(self, x_BTI, state=None):
+        y_BTH, state = super().forward(x_BTI, state)
+        return (1.001 * y_BTH if torch.compiler.is_compiling() else y_BTH), state
 
 
 class IdleParameter(Leaky):
@@ -217,6 +240,7 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
         (TimeFirst, checks.check_shapes, r"outputs must have shape \(3, 7, 6\), got \(7, 3, 6\)"),
         (StateNotBatchFirst, checks.check_shapes, r"a state leaf for 3 rows has shape \(1, 3, 6\)"),
         (AnyInput, checks.check_bad_input, r"an input of shape \(3, 7, 5\) was accepted|RuntimeError"),
+        (AnyState, checks.check_bad_state, "a state of one row, for 3 rows was accepted"),
         (ForwardIsNotStep, checks.check_step_equals_forward, "forward and the step loop differ by"),
         (GradientsOfForwardAreNotThoseOfStep, checks.check_step_equals_forward, "forward and the step loop differ by"),
         (OtherDefaultState, checks.check_default_state, "no state and initial_state differ by"),
@@ -226,6 +250,7 @@ def test_a_cell_of_a_third_party_keeps_the_contract():
         (SeesTheFuture, checks.check_causality, "outputs before step 1 after a change from there differ by"),
         (WrongGradient, checks.check_gradients, "Jacobian mismatch"),
         (WrongSecondDerivative, checks.check_second_derivatives, "second derivatives of forward and of the step loop"),
+        (WrongTangent, checks.check_function_transforms, "vmap of forward and of the step loop differ by"),
         (IdleParameter, checks.check_every_parameter_learns, "no gradient reaches idle"),
         (NoiseInEval, checks.check_eval, "two runs in eval mode differ by"),
         (RemembersByItself, checks.check_eval, "two runs in eval mode differ by"),
@@ -244,6 +269,13 @@ def test_broken_cell_fails_the_check_of_its_fault(build, check, found, monkeypat
     monkeypatch.setattr(checks, "CHECKS", (check,))
     with pytest.raises(AssertionError, match=f"(?s)^{build.__name__} breaks the rule.*{check.__name__}.*({found})"):
         check_cell(build)
+
+
+def test_a_wrong_compiled_cell_fails_the_check_with_a_backend():
+    check_cell(WrongCompiled)
+    check_cell(Leaky, compile_backend="eager")
+    with pytest.raises(AssertionError, match="a cell compiled by eager and the step loop differ by"):
+        check_cell(WrongCompiled, compile_backend="eager")
 
 
 def test_every_check_has_a_broken_cell():

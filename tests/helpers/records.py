@@ -14,7 +14,7 @@ class Record(Callback):
     """Appends the step and the loss of each batch to a file, and sends its process a signal at a given step.
 
     The environment variable RECORD is the path of the file, to which the rank of the process is appended. SIGNAL_AT is
-    "signal number,step,rank". Step -2 - N means batch N of the test.
+    "signal number,step,rank". Step -1 means the end of the training, step -2 - N batch N of the test.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -24,6 +24,9 @@ class Record(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int, *_: Any
     ) -> None:
         self._signal(-2 - index, trainer.global_rank)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._signal(-1, trainer.global_rank)
 
     def _signal(self, now: int, own_rank: int) -> None:
         number, step, rank = map(int, os.environ.get("SIGNAL_AT", "0,-1,-1").split(","))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ PLUGINS = {
             ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "nix"],
             "`nix` which is not available",
         ),
+        (
+            ["--trainer.callbacks", "LearningRateFinder"],
+            "the callback LearningRateFinder cannot be used here: AttributeError: When using the learning rate finder",
+        ),
+        (["--trainer.callbacks", "BackboneFinetuning"], "the callback BackboneFinetuning cannot be used here"),
+        (["--trainer.callbacks", "Timer"], "the configuration cannot be stored as YAML: cannot represent an object"),
+        (["--trainer.strategy", "ddp_spawn"], "--trainer.strategy must start processes that run the whole program"),
+        (["--model.optimizer.capturable", "true"], "capturable=True, params and state_steps must be on supported"),
+        (["--trainer.profiler", "pytorch"], "a copy of the task, which cannot be copied: Tried to deepcopy"),
+        (["--model", "Task"], "--model must be one of FrameClassifier, "),
+        (["--model", "app.tasks.encoder.EncoderTask"], "--model must be one of FrameClassifier, "),
+        (["--data", "DataModule"], "--data must be one of Adding, "),
+        (["--model", "FrameClassifier"], "FrameClassifier needs batches whose targets have 2 dimensions"),
+        (["--model.cell", "cells.DrivenCell"], "--model.cell.drive must be given"),
+        (["--model.optimizer", "Optimizer"], "--model.optimizer.defaults must be given"),
         (["--model.optimizer", "SparseAdam"], "SparseAdam does not support dense gradients"),
         (["--model.optimizer.lr", "abc"], "--model.optimizer.lr must be a number, got 'abc'"),
         (["--model.cell", ".."], "a class must be given by its name or its path package.module.Class, got '..'"),
@@ -114,6 +130,19 @@ def test_full_output_gives_one_line_and_status_2(options):
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: there is no cell" if "NoCell" in options else "error: No space left on device")
+
+
+def test_event_file_that_cannot_be_written_gives_one_line_and_status_2(capfd):
+    """TensorBoard writes it in a thread, whose traceback would precede the message."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        assert main(["fit", *SMALL, *SHORT]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert said.count("error: ") == 1
 
 
 @pytest.mark.parametrize(

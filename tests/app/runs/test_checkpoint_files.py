@@ -64,6 +64,7 @@ def test_edited_configuration_of_a_run_is_refused_on_resume(trained, capsys):
         ({"optimizer_states": None}, "the checkpoint cannot be restored: TypeError"),
         ({"pytorch-lightning_version": "none"}, "the checkpoint cannot be restored: InvalidVersion"),
         ({"random_states": 3}, "the checkpoint cannot be restored: TypeError"),
+        ({"random_states": [{}]}, "the checkpoint cannot be restored: its random_states are invalid: no 'python'"),
     ],
 )
 def test_checkpoint_with_wrong_entries_is_refused_in_one_line(changes, message, trained, capsys):
@@ -73,3 +74,15 @@ def test_checkpoint_with_wrong_entries_is_refused_in_one_line(changes, message, 
     assert main(["fit", "--resume", "run"]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
+
+
+@pytest.mark.parametrize("name", ["loops", "lr_schedulers", "optimizer_states", "callbacks", "random_states", "Digits"])
+def test_checkpoint_without_an_entry_that_lightning_may_ignore_is_not_resumed(name, trained, capsys):
+    shutil.copytree(trained, "run")
+    path = Path("run/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    emptied = type(checkpoint.pop(name))()
+    for entries in ({}, {} if name == "lr_schedulers" else {name: emptied}):
+        torch.save(checkpoint | entries, path)
+        assert main(["fit", "--resume", "run"]) == 2
+    assert f"must contain {name} to be resumed" in capsys.readouterr().err

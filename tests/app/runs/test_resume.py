@@ -240,6 +240,14 @@ def test_signal_stops_after_a_checkpoint(number, capfd):
     assert_equal_runs("whole", "run")
 
 
+def test_signal_at_the_end_of_training_stops_before_the_test_phase():
+    assert fit_apart(*DIGITS, *SHORT, "--run_dir", "whole", record="whole-losses") == 0
+    assert fit_apart(*DIGITS, *SHORT, "--run_dir", "run", signal_at=f"{signal.SIGTERM},-1,0") == 128 + signal.SIGTERM
+    assert not Path("run/results.json").exists()
+    assert fit_apart("--resume", "run") == 0
+    assert_equal_runs("whole", "run")
+
+
 @pytest.mark.slow
 def test_signal_in_the_last_batch_of_an_epoch_waits_for_its_end():
     assert fit_apart(*DIGITS, *SHORT, "--run_dir", "run", signal_at=f"{signal.SIGTERM},4,0") == 128 + signal.SIGTERM
