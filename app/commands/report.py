@@ -22,7 +22,12 @@ def report(options: Sequence[str]) -> None:
     """
     parser = Parser(prog="python -m app report", description="Write what a study found: tables, figures, statistics.")
     parser.add_argument("study", help="study file, such as configs/studies/momentum_digits.yaml")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="report.html, report.md or report.tex")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="report.html, report.md, report.tex, or runs.csv: the table of all runs",
+    )
     parser.add_argument("--dir", type=Path, help="directory of the study (default: that of sweep)")
     arguments = parser.parse_args(options)
     output: Path = arguments.output

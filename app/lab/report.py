@@ -1,11 +1,13 @@
-"""Reports of a study: one HTML page, Markdown or LaTeX."""
+"""Reports of a study: one HTML page, Markdown or LaTeX; and the table of its runs as CSV."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import os
 import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -134,7 +136,43 @@ def latex(gathered: Gathered, output: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-FORMATS: dict[str, Callable[[Gathered, Path], str]] = {".html": html, ".md": markdown, ".tex": latex}
+def run_table(gathered: Gathered, output: Path) -> str:
+    """Return one row for each planned run, with what is in its ``results.json``: a small record of the whole study."""
+    rows = []
+    for results in gathered.arms:
+        for run in (*results.tuning, *results.reporting):
+            found = run.results or {}
+            metrics = {
+                f"{part}/{name}": value
+                for part in ("validation", "test")
+                for name, value in found.get(part, {}).items()
+            }
+            rows.append(
+                {
+                    "arm": results.label,
+                    "phase": run.phase,
+                    "seed": run.seed,
+                    **run.values,
+                    "status": run.status,
+                    **metrics,
+                    **{name: found.get(name) for name in ("best_epoch", "parameters", "seconds")},
+                    "run": run.name,
+                }
+            )
+    columns = dict.fromkeys(name for row in rows for name in row)
+    file = StringIO()
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+FORMATS: dict[str, Callable[[Gathered, Path], str]] = {
+    ".html": html,
+    ".md": markdown,
+    ".tex": latex,
+    ".csv": run_table,
+}
 
 
 def command(gathered: Gathered) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -185,6 +186,18 @@ def test_markdown_links_lead_to_lists_of_run_directories(study, tmp_path):
     text = write_report(study, tmp_path, "report.md")
     anchors = set(re.findall(r'<a id="([^"]+)"', text))
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+def test_csv_has_a_row_for_each_planned_run(study, tmp_path, gathered):
+    rows = list(csv.DictReader(write_report(study, tmp_path, "runs.csv").splitlines()))
+    planned = {path.stem for path in (tmp_path / "study/plan").glob("*/*/*.json")}
+    assert {row["run"] for row in rows} == planned
+    for row in rows:
+        if row["phase"] == "reporting":
+            assert float(row["test/accuracy"]) == accuracy(row["arm"], int(row["seed"]))
+    lost = [row for row in rows if row["status"] in ("failed", "diverged")]
+    assert lost
+    assert {row["test/accuracy"] for row in lost} == {""}
 
 
 def test_latex_has_labels_for_all_references_and_balanced_braces(study, tmp_path):
