@@ -95,7 +95,7 @@ def test_mlflow_shows_numbers_figures_and_hyperparameters():
 def test_logger_that_cannot_be_built_gives_one_line(monkeypatch, capsys):
     monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", Missing())
     assert main(["fit", *TRAIN, "--run_dir", "run", "--trainer.logger", "WandbLogger"]) == 2
-    assert "error: WandbLogger: needs pip install wandb" in capsys.readouterr().err
+    assert "error: WandbLogger cannot be used: needs pip install wandb" in capsys.readouterr().err
 
 
 class Missing:
