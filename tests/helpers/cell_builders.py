@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pytest
 import torch
 
 from cells import Core, DrivenCell, registered_cells
@@ -18,6 +19,13 @@ from helpers import oracle
 
 BUILT_IN = {name: cell for name, found in registered_cells().items() for cell in found if origin(cell) == "built in"}
 DRIVEN = {name: cell for name, cell in BUILT_IN.items() if issubclass(cell, Core)}
+DRIVE_NAMES = ("Momentum", "SR", "RMSProp", "Adam", "Nesterov")
+MIXED = ("MomentumGRU", "MomentumDTRIV", "MomentumLEM", "SRRNN", "AdamRNN", "RMSPropJANET", "NesterovGRU")
+COMBINED = {  # their drive and their core are also parts of cells that are tested by default
+    name
+    for name in DRIVEN
+    if name.startswith(DRIVE_NAMES) and name not in MIXED and name not in {f"{drive}LSTM" for drive in DRIVE_NAMES}
+}
 CORES = (
     "CayleyRNN",
     "ExpRNN",
@@ -39,6 +47,11 @@ DRIVES = {"Chrono": "", "Scaled": "Momentum", "LearnedMomentum": "Momentum"}  # 
 WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, (ModReLUCore, InputGatedCore))]
 BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
 EPS = 1e-30
+
+
+def some(names):
+    """Return names of cells as parameters of a test that compiles each cell. Those in ``COMBINED`` are slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in COMBINED else name for name in names]
 
 
 def kind(cell):
