@@ -150,6 +150,7 @@ def run_table(gathered: Gathered, output: Path) -> str:
             rows.append(
                 {
                     "arm": results.label,
+                    "parent": results.arm.parent or "",
                     "phase": run.phase,
                     "seed": run.seed,
                     **run.values,

@@ -221,7 +221,8 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
             [tensor.detach().clone() for tensor in lifted.tensors],
         )
         try:
-            module = make_fx(torch.func.functionalize(run))(*inputs)
+            # an empty table: without one, torch 2.14 replaces detach() by an operation that gradients pass
+            module = make_fx(torch.func.functionalize(run), decomposition_table={})(*inputs)
         except NotFusable:
             raise
         except Exception as error:  # whatever a third party's step does that cannot be traced
