@@ -6,7 +6,10 @@ import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # the packages, and directives.py
+sys.path[:0] = [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parent),
+]  # packages, directives
 
 project = "momentum-rnn"
 author = "the momentum-rnn developers"
@@ -18,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "directives",
+    "study_tables",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"

@@ -1,4 +1,4 @@
-"""Sphinx directives that compute what pages show: help of commands, rows of configs/results.csv, tables of studies."""
+"""Sphinx directives that compute what pages show: help of commands, and rows of configs/results.csv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from docutils.parsers.rst.directives.tables import CSVTable
 from sphinx.application import Sphinx
 
 RESULTS = Path(__file__).parents[1] / "configs" / "results.csv"
-STUDIES = Path(__file__).parent / "findings" / "data"
 
 
 class CommandHelp(Directive):
@@ -56,82 +55,6 @@ class Results(CSVTable):
         return super().run()
 
 
-class StudyTable(CSVTable):
-    """A table of a study, computed from the rows of its runs in docs/findings/data, written by ``report``.
-
-    The arguments are the name of the study and the test metric. The values are those of the reporting seeds.
-    """
-
-    required_arguments = 2
-    optional_arguments = 0
-
-    def run(self) -> list[nodes.Node]:
-        study, metric = self.arguments
-        self.arguments = []
-        self.options["header-rows"] = 1
-        path = STUDIES / f"{study}.csv"
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["phase"] == "reporting"]
-        table = io.StringIO()
-        csv.writer(table).writerows(self.rows(rows, metric))
-        for line in table.getvalue().splitlines():
-            self.content.append(line, str(path))
-        self.state.document.settings.record_dependencies.add(str(path))
-        return super().run()
-
-    def rows(self, runs: list[dict[str, str]], metric: str) -> list[list[str]]:
-        """Return the rows of the table, the header first."""
-        raise NotImplementedError
-
-
-class StudyResults(StudyTable):
-    """``{study-results} NAME METRIC`` shows mean and standard deviation of each arm."""
-
-    def rows(self, runs: list[dict[str, str]], metric: str) -> list[list[str]]:
-        from app.lab.statistics import summary
-        from app.lab.tables import mean_sd
-
-        found = [["cell", "parameters", "seeds", f"test {metric}"]]
-        for arm, values in by_arm(runs, metric).items():
-            parameters = next(int(run["parameters"]) for run in runs if run["arm"] == arm)
-            found.append([arm, f"{parameters:,}", str(len(values)), mean_sd(summary(list(values.values())))])
-        return found
-
-
-class StudyComparisons(StudyTable):
-    """``{study-comparisons} NAME METRIC`` compares each arm with the first one, and with its controls."""
-
-    def rows(self, runs: list[dict[str, str]], metric: str) -> list[list[str]]:
-        from app.lab.statistics import holm, paired
-        from app.lab.tables import number
-
-        values = by_arm(runs, metric)
-        parents = {run["arm"]: run["parent"] for run in runs}
-        first = next(iter(values))
-        pairs = [(first, arm) if not parents[arm] else (arm, parents[arm]) for arm in values if arm != first]
-        differences = []
-        for a, b in pairs:
-            seeds = sorted(values[a].keys() & values[b].keys())
-            differences.append(paired([values[a][seed] for seed in seeds], [values[b][seed] for seed in seeds]))
-        found = [["difference", "pairs", "mean", "95 % interval", "p", "smallest p", "Holm p"]]
-        adjusted = holm([difference.p for difference in differences])
-        for (a, b), difference, corrected in zip(pairs, differences, adjusted, strict=True):
-            low, high = difference.interval or (float("nan"), float("nan"))
-            interval = f"[{number(low, 2)}, {number(high, 2)}]"
-            numbers = [number(value, 2) for value in (difference.p, difference.smallest_p, corrected)]
-            found.append([f"{b} - {a}", str(difference.count), number(difference.mean, 2), interval, *numbers])
-        return found
-
-
-def by_arm(runs: list[dict[str, str]], metric: str) -> dict[str, dict[int, float]]:
-    """Return a test metric by arm and seed."""
-    found: dict[str, dict[int, float]] = {}
-    for run in runs:
-        if run[f"test/{metric}"]:
-            found.setdefault(run["arm"], {})[int(run["seed"])] = float(run[f"test/{metric}"])
-    return found
-
-
 HEADER = ["configuration", "quantity", "published", "measured here", "note"]
 
 
@@ -166,7 +89,5 @@ def show_cell_signature(
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("command-help", CommandHelp)
     app.add_directive("results", Results)
-    app.add_directive("study-results", StudyResults)
-    app.add_directive("study-comparisons", StudyComparisons)
     app.connect("autodoc-process-signature", show_cell_signature)
     return {"parallel_read_safe": True}

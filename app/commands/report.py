@@ -10,7 +10,7 @@ from app.errors import UserError
 from app.lab.directory import study_directory, write_text
 from app.lab.gathering import gather
 from app.lab.reading import read_study
-from app.lab.report import FORMATS, progress
+from app.lab.report import FORMATS, progress, write_figures
 from app.lab.study import find_file
 
 
@@ -28,6 +28,7 @@ def report(options: Sequence[str]) -> None:
         default=Path("report.html"),
         help="report.html, report.md, report.tex, or runs.csv: the table of all runs",
     )
+    parser.add_argument("--figures", type=Path, help="folder for the figures as SVG files (default: none)")
     parser.add_argument("--dir", type=Path, help="directory of the study (default: that of sweep)")
     arguments = parser.parse_args(options)
     output: Path = arguments.output
@@ -38,6 +39,8 @@ def report(options: Sequence[str]) -> None:
     text = FORMATS[output.suffix](gathered, output)
     try:
         write_text(output, text)
+        if arguments.figures is not None:
+            write_figures(gathered, arguments.figures)
     except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{error.filename or output} cannot be written: {error.strerror or error}") from error
     echo(f"{progress(gathered)}\nreport: {output}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isfinite
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -30,6 +31,7 @@ STYLE: dict[Any, Any] = {
 }
 COLORS = tuple(mpl.colormaps["tab10"].colors)  # type: ignore[attr-defined]
 COLUMNS = 3  # heat maps beside one another
+DECADES = 8  # range of the gradients through time below the largest norm
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def pictures(gathered: Gathered) -> list[Picture]:
             _budget(gathered),
             *(_maps(gathered, results) for results in gathered.arms),
             _sensitivity(gathered),
+            _gradients(gathered),
         ]
     return [picture for picture in drawn if picture is not None]
 
@@ -231,6 +234,52 @@ def _sensitivity(gathered: Gathered) -> Picture | None:
     axes.set_xlabel(f"validation {gathered.choose_by.name}")
     caption = "One dot for each complete tuning trial, and the median. A narrow row means a cell that is easy to tune."
     return Picture("Sensitivity to hyperparameters", caption, _svg(figure))
+
+
+def _gradients(gathered: Gathered) -> Picture | None:
+    """Draw the gradients through time of the first reporting run of each arm, with the loss below."""
+    found = {}
+    for results in gathered.arms:
+        files = [run.path / "gradients.npz" for run in results.reporting[:1]]
+        if files and files[0].is_file():
+            with np.load(files[0]) as arrays:
+                cell = next(name for name in arrays.files if name.endswith("/h"))
+                with np.errstate(divide="ignore"):
+                    found[results.label] = arrays["steps"], np.log10(arrays[cell]), arrays["probe_loss"]
+    if not found:
+        return None
+    high = max(decades_NT.max() for _, decades_NT, _ in found.values())
+    most = max(loss_N.max() for *_, loss_N in found.values())
+    columns = min(COLUMNS, len(found))
+    rows = -(-len(found) // columns)
+    heights = {"height_ratios": [2.0, 1.0] * rows}
+    figure = Figure(figsize=(3.4 * columns, 3.6 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False, sharex=True, gridspec_kw=heights)
+    for place, (label, (steps, decades_NT, loss_N)) in enumerate(found.items()):
+        map_, curve = grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]
+        times = np.arange(1, decades_NT.shape[1] + 1)
+        mesh = map_.pcolormesh(
+            steps, times, decades_NT.T, vmin=high - DECADES, vmax=high, shading="nearest", rasterized=True
+        )
+        map_.set_facecolor("black")  # where the gradient is 0
+        map_.set_title("\n".join(wrap(label, 34)))
+        map_.grid(visible=False)
+        curve.plot(steps, loss_N, color=_color(gathered, gathered.arm(label)))
+        curve.set_ylim(0, most)
+        curve.set_xlabel("optimizer steps")
+        if place % columns == 0:
+            map_.set_ylabel("time step t")
+            curve.set_ylabel("loss")
+    for place in range(len(found), rows * columns):
+        for axes in grid[2 * (place // columns) : 2 * (place // columns) + 2, place % columns]:
+            axes.set_axis_off()
+    figure.colorbar(mesh, ax=grid, label="log10 ||dL/dh_t||", shrink=0.6)
+    caption = (
+        "Norm of the gradient with respect to the hidden state at each time step, on the same validation sequences, "
+        "and their loss, during the training of the first reporting seed. Black is 0, or more than "
+        f"{DECADES} decades below the largest norm."
+    )
+    return Picture("Gradients through time", caption, _svg(figure))
 
 
 def _colormap(minimize: bool) -> str:

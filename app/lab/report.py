@@ -6,19 +6,22 @@ import base64
 import csv
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from tabulate import tabulate
 
-from app.lab.gathering import ArmResults, Gathered
+from app.lab.directory import write_text
+from app.lab.gathering import ArmResults, Gathered, Run
+from app.lab.study import Target
 from app.lab.tables import (
     Cell,
     Table,
     anchor,
     comparison_table,
+    cost_of,
     design,
     failure_table,
     point,
@@ -137,7 +140,10 @@ def latex(gathered: Gathered, output: Path) -> str:
 
 
 def run_table(gathered: Gathered, output: Path) -> str:
-    """Return one row for each planned run, with what is in its ``results.json``: a small record of the whole study."""
+    """Return one row for each planned run: its point, its results, and what it cost to reach each target.
+
+    It is a small record of a whole study, from which the tables can be computed again.
+    """
     rows = []
     for results in gathered.arms:
         for run in (*results.tuning, *results.reporting):
@@ -157,6 +163,7 @@ def run_table(gathered: Gathered, output: Path) -> str:
                     "status": run.status,
                     **metrics,
                     **{name: found.get(name) for name in ("best_epoch", "parameters", "seconds")},
+                    **_costs(run, gathered.study.targets),
                     "run": run.name,
                 }
             )
@@ -168,12 +175,30 @@ def run_table(gathered: Gathered, output: Path) -> str:
     return file.getvalue()
 
 
+def _costs(run: Run, targets: Sequence[Target]) -> dict[str, float | None]:
+    """Return what it cost a run to reach each target; None where it did not, and where the FLOPs are unknown."""
+    found: dict[str, float | None] = {}
+    for target in targets:
+        costs = cost_of(run, target) or (None, None, None)
+        found |= {f"{target}: {unit}": cost for unit, cost in zip(("epochs", "seconds", "FLOPs"), costs, strict=True)}
+    return found
+
+
 FORMATS: dict[str, Callable[[Gathered, Path], str]] = {
     ".html": html,
     ".md": markdown,
     ".tex": latex,
     ".csv": run_table,
 }
+
+
+def write_figures(gathered: Gathered, folder: Path) -> None:
+    """Write each figure of a report as an SVG file, named by its title."""
+    from app.lab.figures import pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures(gathered):
+        write_text(folder / f"{re.sub('[^a-z0-9]+', '_', picture.title.lower())}.svg", picture.svg)
 
 
 def command(gathered: Gathered) -> str:

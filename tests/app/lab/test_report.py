@@ -195,9 +195,24 @@ def test_csv_has_a_row_for_each_planned_run(study, tmp_path, gathered):
     for row in rows:
         if row["phase"] == "reporting":
             assert float(row["test/accuracy"]) == accuracy(row["arm"], int(row["seed"]))
+    first = gathered.arm("LSTM").reporting[0]
+    row = next(row for row in rows if row["run"] == first.name)
+    costs = cost_of(first, gathered.study.targets[0])
+    assert [row[f"validation accuracy >= 0.65: {unit}"] for unit in ("epochs", "seconds", "FLOPs")] == [
+        *map(str, costs)
+    ]
+    assert row["validation loss <= 0: epochs"] == ""
     lost = [row for row in rows if row["status"] in ("failed", "diverged")]
     assert lost
     assert {row["test/accuracy"] for row in lost} == {""}
+
+
+def test_figures_are_written_as_files(study, tmp_path):
+    options = ["--dir", str(tmp_path / "study"), "--output", str(tmp_path / "report.md")]
+    assert main(["report", str(study), *options, "--figures", str(tmp_path / "figures")]) == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"results_by_seed.svg", "learning_curves.svg", "hyperparameters_of_momentumlstm.svg"} <= names
+    assert all((tmp_path / "figures" / name).read_text().startswith("<?xml") for name in names)
 
 
 def test_latex_has_labels_for_all_references_and_balanced_braces(study, tmp_path):
