@@ -17,6 +17,7 @@ from helpers.fake_speech_commands import write_small_speech_commands
 from helpers.paths import ROOT
 
 from app.commands.main import main
+from cells.engines import choice
 
 FOLDER = ROOT / "configs"
 STUDIES = FOLDER / "studies"  # tests/app/lab checks them
@@ -81,7 +82,14 @@ def takes_a_step(*configs: Path | str, options: Sequence[str] = ()) -> bool:
     return main(["fit", *files, *trial, *options]) == 0
 
 
+@pytest.fixture
+def without_compiler(monkeypatch):
+    """Use the step loop, because the sequences are short, and the engines have tests of their own."""
+    monkeypatch.setattr(choice, "choose_engine", lambda cell, x=None: "reference")
+
+
 @pytest.mark.parametrize("config", SELF_CONTAINED, ids=str)
+@pytest.mark.usefixtures("without_compiler")
 @pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
 def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys, monkeypatch):
     text = (FOLDER / config).read_text(encoding="utf-8")
@@ -103,6 +111,7 @@ def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys, mo
 
 
 @pytest.mark.parametrize(("base", "cell"), PAIRS, ids=str)
+@pytest.mark.usefixtures("without_compiler")
 def test_problem_with_a_cell_takes_a_step(base, cell, capsys):
     short = SHORT["Copying" if base.parent.name == "copying" else "Adding"]
     assert takes_a_step(base, cell, options=["--seed_everything", "0", *short])

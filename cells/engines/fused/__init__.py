@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from cells.engines.fused.errors import NotFusable
 from cells.engines.fused.workspace import set_workspace_limit
 from cells.engines.precision import no_autocast
+
+if TYPE_CHECKING:
+    from cells.engines.fused.trace import StepGraph
 
 __all__ = ["NotFusable", "run_fused", "set_workspace_limit"]
 
@@ -106,9 +109,14 @@ def _program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSp
         tuple((tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves),
         structure,
     )
+    return _remembered(key, lambda: _make_program(lifted, x_BTI, leaves, structure, compiled))
+
+
+def _remembered(key: Any, make: Callable[[], Any]) -> Any:
+    """Return what ``make`` returned at the first call with ``key``, or raise the same reason again."""
     if key not in _programs:
         try:
-            found: Any = _make_program(lifted, x_BTI, leaves, structure, compiled)
+            found = make()
         except NotFusable as reason:
             found = reason.with_traceback(None)
         except Exception as error:  # a step that this engine does not foresee still runs on the reference
@@ -122,8 +130,8 @@ def _program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSp
 
 
 def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: TreeSpec, compiled: bool) -> Any:
-    from cells.engines.fused.derivatives import differentiate
-    from cells.engines.fused.split import make_schedule
+    """Trace a step. Cells whose graphs are equal, such as one in training and in evaluation, share a program."""
+    from cells.engines.fused.graphs import describe
     from cells.engines.fused.trace import trace_step
 
     real = {tensor.dtype for tensor in (x_BTI, *leaves) if tensor.is_floating_point()}
@@ -133,12 +141,21 @@ def _make_program(lifted: Any, x_BTI: Tensor, leaves: list[Tensor], structure: T
     if not any(leaf.is_floating_point() for leaf in leaves):
         raise NotFusable("the state has no floating-point tensor, so that there is no recurrence")
     with no_autocast(x_BTI):
-        schedule = make_schedule(trace_step(lifted, x_BTI[:, 0], leaves, structure))
-        stages = differentiate(schedule)  # refuses what is not pointwise
+        traced = trace_step(lifted, x_BTI[:, 0], leaves, structure)
+        key = (compiled, traced.rows, traced.leaves, describe(traced.graph))
+        return _remembered(key, lambda: _compile(traced, x_BTI.dtype, compiled))
+
+
+def _compile(traced: StepGraph, dtype: torch.dtype, compiled: bool) -> Any:
+    from cells.engines.fused.derivatives import differentiate
+    from cells.engines.fused.split import make_schedule
+
+    schedule = make_schedule(traced)
+    stages = differentiate(schedule)  # refuses what is not pointwise
     if compiled:
         from cells.engines.fused.program import Program
 
-        return Program(schedule, stages, x_BTI.dtype)
+        return Program(schedule, stages, dtype)
     from cells.engines.fused.torch_program import TensorProgram
 
     return TensorProgram(schedule)

@@ -27,6 +27,18 @@ def width_of(node: fx.Node) -> int:
     return int(node.meta["val"].shape[-1])
 
 
+def describe(graph: fx.Graph) -> str:
+    """Return a text that is the same for graphs that compute the same on values of the same kind."""
+    kinds = []
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            kinds.append(f"{tuple(value.shape)} {value.stride()} {value.dtype} {value.device}")
+        else:
+            kinds.append(repr(value))
+    return "\n".join([str(graph), *kinds])
+
+
 class Builder:
     """A graph under construction, into which nodes of another graph are copied.
 

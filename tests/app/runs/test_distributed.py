@@ -29,6 +29,8 @@ from cells import LSTM
 from datamodules import TIMIT, Corpus, DataModule, Digits
 from datamodules.base import TensorsDataset
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # before forks
+
 SMALL = ["--config", QUICKSTART, "--model.hidden_size", "8", "--trainer.enable_progress_bar", "false"]
 TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 

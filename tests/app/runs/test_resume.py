@@ -27,6 +27,8 @@ from app.errors import UserError
 from app.runs.checkpoint_files import read_checkpoint
 from app.runs.run_directory import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # before forks
+
 SHORT = ["--trainer.enable_progress_bar", "false", "--trainer.callbacks", "helpers.records.Record"]
 SHORT += ["--probe_every", "3"]
 DIGITS = ["--config", QUICKSTART, "--model.hidden_size", "8", "--data.batch_size", "300", "--trainer.max_epochs", "3"]

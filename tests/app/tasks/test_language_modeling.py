@@ -292,6 +292,7 @@ class RecordToFile(Record):
         torch.save((self.losses, self.lengths), self.folder / f"losses-{trainer.global_rank}")
 
 
+@pytest.mark.usefixtures("one_thread")  # before forks
 def test_two_processes_give_the_metrics_of_one_and_resume_exactly(corpus, tmp_path):
     """The processes share 4 training rows (2 + 2), 3 validation rows (1 + 2) and 1 test row (0 + 1)."""
 

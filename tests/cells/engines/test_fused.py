@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
 from helpers.paths import ROOT
 from torch import nn
+from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
 import cells
@@ -365,6 +367,22 @@ def test_workspace_limit():
     assert workspace._idle
     with pytest.raises(ValueError, match="size must be at least 0, got -1"):
         workspace.set_workspace_limit(-1)
+
+
+def test_equal_graphs_share_a_program(monkeypatch):
+    monkeypatch.setattr(fused, "_programs", {})
+    compiled = Mock(wraps=fused._compile)
+    monkeypatch.setattr(fused, "_compile", compiled)
+    x_BTI = torch.randn(2, 4, 3)
+    cell = cells.LSTM(3, 5)
+    with torch.no_grad():
+        for same in (cell, cell.eval(), cells.ChronoLSTM(3, 5, max_timescale=9)):
+            same(x_BTI)
+        assert compiled.call_count == 1
+        for different in (cells.LSTM(3, 6), Leaky(3, 5), Leaky(3, 5, leak=0.25), cells.LSTM(3, 5).double()):
+            y_BTH, _ = different(x_BTI.to(next(different.parameters()).dtype))
+            assert_close(y_BTH, different.loop(x_BTI.to(y_BTH.dtype), different.initial_state(2))[0])
+    assert compiled.call_count == 5
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
