@@ -144,6 +144,7 @@ def run_table(gathered: Gathered, output: Path) -> str:
 
     It is a small record of a whole study, from which the tables can be computed again.
     """
+    tuned = dict.fromkeys(name for run in gathered.runs for name in run.values)
     rows = []
     for results in gathered.arms:
         for run in (*results.tuning, *results.reporting):
@@ -159,6 +160,7 @@ def run_table(gathered: Gathered, output: Path) -> str:
                     "parent": results.arm.parent or "",
                     "phase": run.phase,
                     "seed": run.seed,
+                    **tuned,
                     **run.values,
                     "status": run.status,
                     **metrics,
