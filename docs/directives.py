@@ -7,11 +7,11 @@ import csv
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from docutils.parsers.rst import Directive, directives
 from docutils.parsers.rst.directives.tables import CSVTable
 from sphinx.application import Sphinx
 
@@ -37,16 +37,20 @@ class CommandHelp(Directive):
 class Results(CSVTable):
     """``{results} configs/mnist`` shows the rows of configs/results.csv whose configuration starts like that.
 
-    Published and measured values are in two columns, so that no reader takes one for the other.
+    Published and measured values are in two columns, so that no reader takes one for the other. With the option
+    ``:reproduced:`` only rows that have both are shown.
     """
 
     optional_arguments = 1
+    option_spec: ClassVar = {**(CSVTable.option_spec or {}), "reproduced": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         prefix = self.arguments.pop() if self.arguments else ""
         self.options["header-rows"] = 1
         with RESULTS.open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["config"].startswith(prefix)]
+        if "reproduced" in self.options:
+            rows = [row for row in rows if row["published"] and row["measured"]]
         table = io.StringIO()
         csv.writer(table).writerows([HEADER, *map(_table_row, rows)])
         for line in table.getvalue().splitlines():

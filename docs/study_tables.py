@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from math import nan
 from pathlib import Path
+from statistics import geometric_mean
 
 from docutils import nodes
 from docutils.parsers.rst.directives.tables import CSVTable
@@ -108,6 +109,34 @@ class StudyCosts(StudyTable):
         return found
 
 
+class MomentumTheory(CSVTable):
+    """``{momentum-theory}``: the table of ``python -m benchmarks.momentum_theory``, averaged over seeds."""
+
+    optional_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        path = STUDIES / "momentum_theory.csv"
+        self.options["header-rows"] = 1
+        with path.open(encoding="utf-8", newline="") as file:
+            runs = list(csv.DictReader(file))
+        table = io.StringIO()
+        csv.writer(table).writerows(self.rows(runs))
+        for line in table.getvalue().splitlines():
+            self.content.append(line, str(path))
+        self.state.document.settings.record_dependencies.add(str(path))
+        return super().run()
+
+    def rows(self, runs: list[Row]) -> list[list[str]]:
+        """Return the rows of the table, the header first."""
+        names = {"measured": "back-propagated", "published": "published product", "through_drive": "through the drive"}
+        found = [["momentum", "training", "seeds", *names.values()]]
+        for arm, training in dict.fromkeys((run["arm"], run["training"]) for run in runs):
+            own = [run for run in runs if (run["arm"], run["training"]) == (arm, training)]
+            means = [f"{geometric_mean([float(run[name]) for run in own]):.1e}" for name in names]
+            found.append([own[0]["momentum"], training, str(len(own)), *means])
+        return found
+
+
 def reporting_runs(study: str) -> list[Row]:
     """Return the rows of the runs with reporting seeds."""
     with (STUDIES / f"{study}.csv").open(encoding="utf-8", newline="") as file:
@@ -164,4 +193,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("study-results", StudyResults)
     app.add_directive("study-comparisons", StudyComparisons)
     app.add_directive("study-costs", StudyCosts)
+    app.add_directive("momentum-theory", MomentumTheory)
     return {"parallel_read_safe": True}

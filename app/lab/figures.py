@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from app.lab.gathering import ArmResults, Gathered, finite, tuning_values
 from app.lab.space import Dimension, Value
 from app.lab.statistics import budget_curve, mean_interval
-from app.lab.tables import short
+from app.lab.tables import number, short
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -186,6 +186,11 @@ def _heat_map(
             place = up.index(values[second.name]), across.index(values[first.name])
             field[place] = best(field[place], value)
     image = axes.imshow(field, origin="lower", aspect="auto", cmap=_colormap(minimize))
+    middle = (np.nanmin(field) + np.nanmax(field)) / 2
+    for row, column in np.argwhere(~np.isnan(field)):
+        value = field[row, column]
+        dark = (value < middle) == minimize  # dark is good
+        axes.text(column, row, number(value, 2), ha="center", va="center", color="white" if dark else "black")
     tried = [(values.get(first.name), values.get(second.name)) for values, _ in points]
     for row, column in np.argwhere(np.isnan(field)):
         if (across[column], up[row]) in tried:
