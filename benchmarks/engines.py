@@ -4,14 +4,15 @@
     python -m benchmarks.engines --sizes 20x70x400x1150 --cells LSTM --engines fused library --repeats 5
 
 A training step is forward, sum of the outputs, backward. All engines and torch.nn.LSTM alternate in one run; ratios are
-medians, with the middle half of the repeats. Denormal numbers are flushed to 0. ``Leaky`` is the cell of the README: a
-user's own step.
+medians, with the middle half of the repeats. The last column is the median time of torch.nn.LSTM. Denormal numbers are
+flushed to 0. ``Leaky`` is the cell of the README: a user's own step.
 Shapes: B batch, T time, I input_size, H hidden_size.
 """
 
 from __future__ import annotations
 
 import argparse
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,9 @@ def main(args: list[str] | None = None) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    print(f"{'cell':14} {'BxTxIxH':>15} " + " ".join(f"{engine:>18}" for engine in options.engines))
+    print(
+        f"{'cell':14} {'BxTxIxH':>15} " + " ".join(f"{engine:>18}" for engine in [*options.engines, "torch, seconds"])
+    )
     for size in options.sizes:
         x_BTI = torch.randn(size.B, size.T, size.I)
         for name in options.cells:
@@ -90,6 +93,7 @@ def main(args: list[str] | None = None) -> None:
             steps["torch"] = training_step(nn.LSTM(size.I, size.H, batch_first=True), x_BTI)
             seconds = alternate(steps, options.repeats)
             ratios = [str(ratio(seconds[e], seconds["torch"])) if e in seconds else "-" for e in options.engines]
+            ratios.append(f"{median(seconds['torch']):.4f}")
             print(f"{name:14} {size!s:>15} " + " ".join(f"{entry:>18}" for entry in ratios), flush=True)
 
 
