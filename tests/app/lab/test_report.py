@@ -19,6 +19,7 @@ from scipy import stats
 
 from app.commands.main import main
 from app.lab.directory import Outcome, StudyDirectory
+from app.lab.figures import pictures
 from app.lab.gathering import gather, published, tuning_values
 from app.lab.laboratory import Laboratory
 from app.lab.reading import read_study
@@ -213,6 +214,18 @@ def test_figures_are_written_as_files(study, tmp_path):
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"results_by_seed.svg", "learning_curves.svg", "hyperparameters_of_momentumlstm.svg"} <= names
     assert all((tmp_path / "figures" / name).read_text().startswith("<?xml") for name in names)
+
+
+def test_gradients_through_time_are_drawn_beside_the_loss(gathered):
+    assert "Gradients through time" not in {picture.title for picture in pictures(gathered)}
+    for results in gathered.arms[:2]:
+        norms_NT = np.array([[1e-9, 1e-3, 1.0], [0.0, 1e-1, 1.0]])
+        np.savez(
+            results.reporting[0].path / "gradients.npz", steps=[0, 20], probe_loss=[2.0, 1.0], **{"cell/h": norms_NT}
+        )
+    (drawn,) = [picture for picture in pictures(gathered) if picture.title == "Gradients through time"]
+    assert drawn.svg.count("<image") >= 2  # one map for each arm, and the scale
+    assert "the first reporting seed" in drawn.caption
 
 
 def test_latex_has_labels_for_all_references_and_balanced_braces(study, tmp_path):
