@@ -254,7 +254,7 @@ def _gradients(gathered: Gathered) -> Picture | None:
     if not found:
         return None
     high = max(decades_NT.max() for _, decades_NT, _ in found.values())
-    most = max(loss_N.max() for *_, loss_N in found.values())
+    losses = np.concatenate([loss_N for *_, loss_N in found.values()])
     columns = min(COLUMNS, len(found))
     rows = -(-len(found) // columns)
     heights = {"height_ratios": [2.0, 1.0] * rows}
@@ -270,8 +270,10 @@ def _gradients(gathered: Gathered) -> Picture | None:
         map_.set_title("\n".join(wrap(label, 34)))
         map_.grid(visible=False)
         curve.plot(steps, loss_N, color=_color(gathered, gathered.arm(label)))
-        curve.set_ylim(0, most)
+        curve.set_yscale("log")
+        curve.set_ylim(np.nanmin(losses) / 1.2, np.nanmax(losses) * 1.2)
         curve.set_xlabel("optimizer steps")
+        curve.tick_params(labelbottom=True)
         if place % columns == 0:
             map_.set_ylabel("time step t")
             curve.set_ylabel("loss")
