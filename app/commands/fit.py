@@ -85,6 +85,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         echo("no validation was run, so no best checkpoint was chosen, the test set was not read and there are no "
              "results")  # fmt: skip
         return
+    seconds = _seconds(line)  # before the best checkpoint is loaded, which has a time of its own
     metrics = _final_metrics(line, directory)
     if "test" not in metrics:
         echo("the test set was not read: limit_test_batches is 0")
@@ -101,7 +102,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         "seed": run_seed(),
         "parameters": _parameters(line),
         "flops": training_flops(line.model, line.datamodule),
-        "seconds": round(_seconds(line), 1),
+        "seconds": round(seconds, 1),
         "task": type(line.model).__name__,
         "cell": line.model.hparams.get("cell"),  # a task of a third party may keep none
         "data": type(line.datamodule).__name__,
@@ -127,7 +128,9 @@ def _print_results(line: CommandLine, directory: RunDirectory, results: dict[str
             f"{'solved' if results['solved'] else 'not solved'}: the test loss is {metrics['test']['loss']:.4g}; below "
             f"{results['solved_below']:.4g} counts as solved ({when})"
         )
-    echo(f"best epoch {results['best_epoch']} of {results['epochs']} by {line.model.monitor}, {_seconds(line):.0f} s")
+    echo(
+        f"best epoch {results['best_epoch']} of {results['epochs']} by {line.model.monitor}, {results['seconds']:.0f} s"
+    )
     echo(f"chosen on {results['chosen_on']}")
     for note in line.datamodule.notes:
         echo(note)

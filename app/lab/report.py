@@ -164,7 +164,8 @@ def run_table(gathered: Gathered, output: Path) -> str:
                     **run.values,
                     "status": run.status,
                     **metrics,
-                    **{name: found.get(name) for name in ("best_epoch", "parameters", "seconds")},
+                    **{name: found.get(name) for name in ("best_epoch", "parameters")},
+                    "seconds": run.outcome.seconds if run.outcome else None,
                     **_costs(run, gathered.study.targets),
                     "run": run.name,
                 }

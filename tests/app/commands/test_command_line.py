@@ -15,6 +15,7 @@ import torch
 import yaml
 from helpers.paths import QUICKSTART, ROOT
 
+from app.callbacks.checkpoints import LastCheckpoint
 from app.commands.main import main
 from app.commands.predict import write_predictions
 from app.tasks import SequenceClassifier
@@ -352,3 +353,10 @@ def test_quickstart_reaches_its_accuracy(seed):
     options = ["--seed_everything", str(seed), "--run_dir", "run", "--trainer.enable_progress_bar", "false"]
     assert main(["fit", "--config", QUICKSTART, *options]) == 0
     assert results()["test"]["accuracy"] >= 0.93
+
+
+def test_time_of_the_best_checkpoint_is_not_added_to_that_of_the_run(monkeypatch):
+    monkeypatch.setattr(LastCheckpoint, "state_dict", lambda self: {"seconds": 1000.0})
+    options = ["--model.hidden_size", "4", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", "--config", QUICKSTART, *options, "--run_dir", "run"]) == 0
+    assert json.loads(Path("run/results.json").read_text())["seconds"] < 1000
