@@ -128,9 +128,8 @@ def _print_results(line: CommandLine, directory: RunDirectory, results: dict[str
             f"{'solved' if results['solved'] else 'not solved'}: the test loss is {metrics['test']['loss']:.4g}; below "
             f"{results['solved_below']:.4g} counts as solved ({when})"
         )
-    echo(
-        f"best epoch {results['best_epoch']} of {results['epochs']} by {line.model.monitor}, {results['seconds']:.0f} s"
-    )
+    epochs = f"best epoch {results['best_epoch']} of {results['epochs']}"
+    echo(f"{epochs} by {line.model.monitor}, {results['seconds']:.0f} s")
     echo(f"chosen on {results['chosen_on']}")
     for note in line.datamodule.notes:
         echo(note)
