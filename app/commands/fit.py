@@ -85,7 +85,7 @@ def _report(line: CommandLine, directory: RunDirectory) -> None:
         echo("no validation was run, so no best checkpoint was chosen, the test set was not read and there are no "
              "results")  # fmt: skip
         return
-    seconds = _seconds(line)  # before the best checkpoint is loaded, which has a time of its own
+    seconds = _seconds(line)  # now, because loading the best checkpoint restores its time
     metrics = _final_metrics(line, directory)
     if "test" not in metrics:
         echo("the test set was not read: limit_test_batches is 0")
