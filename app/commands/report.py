@@ -37,10 +37,12 @@ def report(options: Sequence[str]) -> None:
     study = read_study(find_file(arguments.study, "the study"))
     gathered = gather(study, study_directory(study.name, arguments.dir))
     text = FORMATS[output.suffix](gathered, output)
+    place = output
     try:
         write_text(output, text)
         if arguments.figures is not None:
-            write_figures(gathered, arguments.figures)
+            place = arguments.figures
+            write_figures(gathered, place)
     except OSError as error:
-        raise UserError(f"{error.filename or output} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{place} cannot be written: {error.strerror or error}") from error
     echo(f"{progress(gathered)}\nreport: {output}")

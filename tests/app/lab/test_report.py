@@ -216,6 +216,15 @@ def test_figures_are_written_as_files(study, tmp_path):
     assert all((tmp_path / "figures" / name).read_text().startswith("<?xml") for name in names)
 
 
+def test_place_that_cannot_be_written_is_named_as_it_was_given(study, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    options = ["report", str(study), "--dir", str(tmp_path / "study")]
+    assert main([*options, "--output", str(tmp_path / "missing/report.md")]) == 2
+    assert f"error: {tmp_path / 'missing/report.md'} cannot be written" in capsys.readouterr().err
+    assert main([*options, "--output", str(tmp_path / "report.md"), "--figures", str(tmp_path / "file")]) == 2
+    assert f"error: {tmp_path / 'file'} cannot be written" in capsys.readouterr().err
+
+
 def test_gradients_through_time_are_drawn_beside_the_loss(gathered):
     assert "Gradients through time" not in {picture.title for picture in pictures(gathered)}
     for results in gathered.arms[:2]:
