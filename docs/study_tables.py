@@ -22,7 +22,22 @@ STUDIES = Path(__file__).parent / "findings" / "data"
 Row = dict[str, str]
 
 
-class StudyTable(CSVTable):
+class ComputedTable(CSVTable):
+    """A table whose rows are computed from a file of docs/findings/data."""
+
+    def show(self, rows: list[list[str]], path: Path) -> list[nodes.Node]:
+        """Return the table with these rows, the header first."""
+        self.options["header-rows"] = 1
+        table = io.StringIO()
+        csv.writer(table).writerows(rows)
+        self.content = self.content[:0]
+        for line in table.getvalue().splitlines():
+            self.content.append(line, str(path))
+        self.state.document.settings.record_dependencies.add(str(path))
+        return super().run()
+
+
+class StudyTable(ComputedTable):
     """A table of a study. The first argument is the study; subclasses say what the second one is."""
 
     required_arguments = 2
@@ -31,15 +46,8 @@ class StudyTable(CSVTable):
     def run(self) -> list[nodes.Node]:
         study, what = self.arguments
         self.arguments = []
-        self.options["header-rows"] = 1
         lines = [line for line in self.content if line.strip()]
-        table = io.StringIO()
-        csv.writer(table).writerows(self.rows(reporting_runs(study), what, lines))
-        self.content = self.content[:0]
-        for line in table.getvalue().splitlines():
-            self.content.append(line, study)
-        self.state.document.settings.record_dependencies.add(str(STUDIES / f"{study}.csv"))
-        return super().run()
+        return self.show(self.rows(reporting_runs(study), what, lines), STUDIES / f"{study}.csv")
 
     def rows(self, runs: list[Row], what: str, lines: Sequence[str]) -> list[list[str]]:
         """Return the rows of the table, the header first."""
@@ -109,22 +117,15 @@ class StudyCosts(StudyTable):
         return found
 
 
-class MomentumTheory(CSVTable):
+class MomentumTheory(ComputedTable):
     """``{momentum-theory}``: the table of ``python -m benchmarks.momentum_theory``, averaged over seeds."""
 
     optional_arguments = 0
 
     def run(self) -> list[nodes.Node]:
         path = STUDIES / "momentum_theory.csv"
-        self.options["header-rows"] = 1
         with path.open(encoding="utf-8", newline="") as file:
-            runs = list(csv.DictReader(file))
-        table = io.StringIO()
-        csv.writer(table).writerows(self.rows(runs))
-        for line in table.getvalue().splitlines():
-            self.content.append(line, str(path))
-        self.state.document.settings.record_dependencies.add(str(path))
-        return super().run()
+            return self.show(self.rows(list(csv.DictReader(file))), path)
 
     def rows(self, runs: list[Row]) -> list[list[str]]:
         """Return the rows of the table, the header first."""
