@@ -13,7 +13,6 @@ import torch
 
 from app.callbacks.gradient_history import History
 from app.commands.console import Parser, echo
-from app.commands.denormals import denormal_setting_restored
 from app.commands.session import load_trained
 from app.diagnostics.page import page
 from app.diagnostics.probe import Measurement, Probe
@@ -22,6 +21,7 @@ from app.runs.checkpoint_files import read_checkpoint
 from app.runs.run_directory import RunDirectory
 from cells.analysis.dynamics import Dynamics, dynamics
 from cells.analysis.jacobians import Jacobians, jacobians
+from cells.denormals import denormal_setting_restored
 from datamodules.files import replacing
 
 

@@ -10,7 +10,6 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from app.callbacks.checkpoints import LastCheckpoint
 from app.commands.console import metrics_table
-from app.commands.denormals import flushes_denormals
 from app.commands.error_messages import dropped_arguments
 from app.commands.evaluate import evaluate
 from app.commands.parsing import CommandLine
@@ -21,6 +20,7 @@ from app.runs.checkpoint_files import read_checkpoint
 from app.runs.results import flat_hyperparameters, versions, write_results
 from app.runs.run_directory import RunDirectory
 from app.runs.training_flops import training_flops
+from cells.denormals import flushes_denormals
 from datamodules.base import run_seed
 
 Metrics = dict[str, dict[str, float]]

@@ -18,7 +18,6 @@ from pytorch_lightning.utilities import rank_zero_only
 
 import cells
 from app.commands import console
-from app.commands.denormals import denormal_setting_restored
 from app.commands.error_messages import plain_message
 from app.commands.parsing import CommandLine
 from app.errors import DivergenceError, LostProcessError, Stopped, UserError
@@ -28,6 +27,7 @@ from app.runs.distributed import FIRST, end_with_first
 from app.runs.resume import check_complete, check_unchanged, with_resumed_run
 from app.runs.run_directory import RunDirectory
 from app.tasks import Task
+from cells.denormals import denormal_setting_restored
 from datamodules import DataError, DataModule
 
 IGNORED_WARNINGS = (

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ def gemm_address(dtype: torch.dtype) -> int:
     Raises:
         OSError: if there is none.
     """
-    library = _torch_library()
+    library = torch_library()
     if library is not None:
         function = getattr(library, f"{NAMES[dtype]}_", None)
         address = ctypes.cast(function, ctypes.c_void_p).value if function is not None else None
@@ -39,16 +41,23 @@ def gemm_address(dtype: torch.dtype) -> int:
     return int(pointer(capsule, name(capsule)))
 
 
-def set_threads(count: int) -> None:
-    """Set how many threads a product of the calling thread uses; without MKL it is one anyway, or all."""
-    library = _torch_library()
-    function = getattr(library, "MKL_Set_Num_Threads_Local", None) if library is not None else None
-    if function is not None:
-        function(count)
+@contextmanager
+def one_thread_per_product() -> Iterator[None]:
+    """Compute products of the calling thread in one thread each; without MKL that is so in a thread of OpenMP."""
+    set_threads = getattr(torch_library(), "MKL_Set_Num_Threads_Local", None)
+    if set_threads is None:
+        yield
+        return
+    before = set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)
 
 
 @functools.cache
-def _torch_library() -> ctypes.CDLL | None:
+def torch_library() -> ctypes.CDLL | None:
+    """Return torch's own library; it also finds the functions of those that this one needs."""
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
         if (folder / name).exists():

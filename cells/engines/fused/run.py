@@ -141,7 +141,8 @@ def _forward(program: Program, arguments: Sequence[Tensor], keep: bool) -> tuple
         "numbers": program.numbers.data_ptr(),
     }
 
-    def run(block: _Block) -> None:
+    def run(index: int) -> None:
+        block = blocks[index]
         n = block.rows
         for i, leaf in enumerate(inputs.leaves):
             width = program.width(f"leaf{i}")
@@ -160,7 +161,7 @@ def _forward(program: Program, arguments: Sequence[Tensor], keep: bool) -> tuple
         }
         program.run_forward(values)
 
-    run_blocks(run, [(block,) for block in blocks], threads)
+    run_blocks(run, len(blocks), threads)
     last = []
     for i, leaf in enumerate(inputs.leaves):
         width = program.width(f"leaf{i}")
@@ -301,7 +302,7 @@ def _backward(
             values[f"dbias{i}"] = 0 if found is None else found[index].data_ptr()
         program.run_backward(values)
 
-    run_blocks(run, [(index,) for index in range(len(blocks))], torch.get_num_threads())
+    run_blocks(run, len(blocks), torch.get_num_threads())
     results: list[Tensor | None] = []
     remaining = iter(dsequences)
     for i, kind in enumerate(kinds):

@@ -3,35 +3,71 @@
 Rows are independent, so the threads never wait for one another within a sequence; a per-step loop with OpenMP waits at
 every operation, and slows down many times when another program uses the processor. Compiled code runs without Python's
 lock.
+
+The threads are those of torch's OpenMP. They keep a processor busy for some milliseconds after each operation of torch,
+in case another one follows, and threads besides them would have to share it. Where OpenMP has another interface than
+GNU's, and in a forked process, which has none of its parent's threads, a pool of Python's threads does the work.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 
-from cells.engines.fused.blas import set_threads
+from cells.denormals import denormal_setting_restored
+from cells.engines.fused.blas import one_thread_per_product, torch_library
 
+_OUTLINED = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pools: dict[int, ThreadPoolExecutor] = {}
+_forked = False
 
 
-def run_blocks(function: Callable[..., None], blocks: Iterable[tuple[Any, ...]], threads: int) -> None:
-    """Call ``function`` with each of ``blocks``, on ``threads`` threads."""
-    if threads not in _pools:
-        _pools[threads] = ThreadPoolExecutor(threads, "fused", initializer=_prepare)
-    for result in [_pools[threads].submit(function, *block) for block in blocks]:
-        result.result()
+def run_blocks(function: Callable[[int], None], blocks: int, threads: int) -> None:
+    """Call ``function`` with 0, .., blocks - 1, on at most ``threads`` threads.
+
+    Denormal numbers are replaced by 0 meanwhile.
+    """
+    waiting = iter(range(blocks))  # shared by the threads
+    errors: list[BaseException] = []
+
+    def work(_: object = None) -> None:
+        try:
+            with denormal_setting_restored(), one_thread_per_product():
+                torch.set_flush_denormal(True)
+                for block in waiting:
+                    function(block)
+        except BaseException as error:  # nothing may leave a function that OpenMP calls
+            errors.append(error)
+
+    threads = min(threads, blocks)
+    if threads == 1:
+        work()
+    elif (team := _team()) is not None:
+        team(_OUTLINED(work), None, threads, 0)
+    else:
+        if threads not in _pools:
+            _pools[threads] = ThreadPoolExecutor(threads, "fused")
+        for result in [_pools[threads].submit(work) for _ in range(threads)]:
+            result.result()
+    if errors:
+        raise errors[0]
 
 
-def _prepare() -> None:
-    """Prepare a thread: products in one thread each, and no denormal numbers, which are up to 15 times slower."""
-    set_threads(1)
-    torch.set_flush_denormal(True)
+def _team() -> Callable[..., None] | None:
+    """Return GNU's function that calls another one in each thread of a team, if torch's OpenMP has it."""
+    library = None if _forked else torch_library()
+    return getattr(library, "GOMP_parallel", None)
+
+
+def _forget_threads() -> None:
+    global _forked
+    _forked = True
+    _pools.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_forget_threads)

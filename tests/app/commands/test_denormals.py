@@ -13,8 +13,8 @@ import torch
 from helpers.paths import QUICKSTART, ROOT
 from pytorch_lightning import Callback
 
-from app.commands.denormals import flushes_denormals
 from app.commands.main import main
+from cells.denormals import flushes_denormals
 
 SHORT = ["--config", QUICKSTART, "--model.hidden_size", "4", "--trainer.enable_progress_bar", "false"]
 SHORT += ["--trainer.max_epochs", "1", "--data.batch_size", "400", "--run_dir", "run"]

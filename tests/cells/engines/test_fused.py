@@ -15,10 +15,11 @@ from torch.utils._pytree import tree_map
 
 import cells
 from cells import Cell
+from cells.denormals import flushes_denormals
 from cells.engines import fused
 from cells.engines.choice import choose_engine, explain_engine
 from cells.engines.fused import run as fused_run
-from cells.engines.fused import torch_ops, workspace
+from cells.engines.fused import threads, torch_ops, workspace
 from cells.state import leaves
 
 
@@ -374,12 +375,12 @@ def test_equal_graphs_share_a_program(monkeypatch):
     compiled = Mock(wraps=fused._compile)
     monkeypatch.setattr(fused, "_compile", compiled)
     x_BTI = torch.randn(2, 4, 3)
-    cell = cells.LSTM(3, 5)
+    cell = cells.GRU(3, 5)
     with torch.no_grad():
-        for same in (cell, cell.eval(), cells.ChronoLSTM(3, 5, max_timescale=9)):
+        for same in (cell, cell.eval(), cells.ChronoGRU(3, 5, max_timescale=9)):
             same(x_BTI)
         assert compiled.call_count == 1
-        for different in (cells.LSTM(3, 6), Leaky(3, 5), Leaky(3, 5, leak=0.25), cells.LSTM(3, 5).double()):
+        for different in (cells.GRU(3, 6), Leaky(3, 5), Leaky(3, 5, leak=0.25), cells.GRU(3, 5).double()):
             y_BTH, _ = different(x_BTI.to(next(different.parameters()).dtype))
             assert_close(y_BTH, different.loop(x_BTI.to(y_BTH.dtype), different.initial_state(2))[0])
     assert compiled.call_count == 5
@@ -395,6 +396,53 @@ def test_forked_process():
         if child == 0:
             os._exit(0 if torch.equal(cell(x_BTI)[0], expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture(params=["OpenMP", "pool"])
+def two_threads(request, monkeypatch):
+    """Two threads, of torch's OpenMP or of a pool."""
+    monkeypatch.setattr(threads, "_forked", request.param == "pool")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_give_the_same_numbers():
+    cell = make(cells.AdamLSTM)
+    x_BTI = torch.randn(7, 4, 3, dtype=torch.float64)
+    state = random_state(cell, 7)
+    several = run(cell, x_BTI, state)
+    torch.set_num_threads(1)
+    assert_close(several, run(cell, x_BTI, state), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_each_block_is_computed_once_and_an_error_reaches_the_caller():
+    done = []
+    threads.run_blocks(done.append, 9, threads=2)
+    assert sorted(done) == list(range(9))
+    with pytest.raises(IndexError, match="block 3"):
+        threads.run_blocks(fail_at_3, 9, threads=2)
+
+
+def fail_at_3(block):
+    if block == 3:
+        raise IndexError("block 3")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_denormal_numbers_are_flushed_in_blocks_only():
+    within = []
+    for before in (False, True):
+        torch.set_flush_denormal(before)
+        try:
+            threads.run_blocks(lambda _: within.append(flushes_denormals()), 4, threads=2)
+            assert flushes_denormals() == before
+        finally:
+            torch.set_flush_denormal(False)
+    assert within == [True] * 8
 
 
 WITHOUT_LLVMLITE = """
@@ -419,7 +467,7 @@ def test_without_llvmlite():
 def test_blas_of_scipy(monkeypatch):
     from cells.engines.fused import blas
 
-    monkeypatch.setattr(blas, "_torch_library", lambda: None)
+    monkeypatch.setattr(blas, "torch_library", lambda: None)
     address = blas.gemm_address.__wrapped__
     monkeypatch.setattr("cells.engines.fused.program.gemm_address", address)
     monkeypatch.setattr(fused, "_programs", {})
