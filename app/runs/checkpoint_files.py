@@ -52,7 +52,7 @@ class CheckpointFiles(TorchCheckpointIO):
         except OSError as error:
             run = path.parent.parent
             again = f"resume with --resume {run}" if (path.parent / "last.ckpt").exists() else "start the run again"
-            raise UserError(f"{path} cannot be written: {error.strerror}. Free some space and {again}.") from error
+            raise UserError(f"{path} cannot be written: {error.strerror}. Correct this and {again}.") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -420,7 +420,7 @@ def test_full_disk_gives_one_line_and_loses_nothing(capfd):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     said = capfd.readouterr().err
-    assert "cannot be written: File too large. Free some space and resume with --resume run" in said
+    assert "cannot be written: File too large. Correct this and resume with --resume run" in said
     assert "Traceback" not in said
     after = {path.name: path.read_bytes() for path in Path("run/checkpoints").iterdir()}
     assert after["last.ckpt"] == before["last.ckpt"]
