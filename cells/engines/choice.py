@@ -18,11 +18,7 @@ from cells.validation import one_of
 
 Engine = Literal["auto", "reference", "library", "scan", "fused"]
 ENGINES = ("auto", "reference", "library", "scan", "fused")
-# Where torch's LSTM kernel is faster than the fused engine, as measured: see the performance page of the documentation
-LARGE = 512  # units: above, U does not stay in the cache of a core
-SMALL = 2**19  # numbers in a sequence of states, batch x steps x units: above, torch waits for memory
-FEW_STEPS = 100  # below, what a sequence costs once decides
-FEW_UNITS = 64  # up to here, what torch's operations cost beside their products decides
+LARGE = 512  # units, measured: above them U leaves the cache of a core, and torch's LSTM kernel is faster
 
 
 class EngineCell(Protocol):
@@ -78,15 +74,14 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        ``scan`` if the cell is linear in its state, else ``reference``.
     2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
-       ``library`` for LSTM kernels that need no identity as their input weight, if there are more than 512 units, or if
-       batch x steps x units is below 2^19 with fewer than 100 steps or more than 64 units.
+       ``library`` for LSTM kernels with more than 512 units, if the kernel needs no identity as its input weight.
     3. ``scan`` for a cell that is linear in its state, on CUDA, under autocast, and where there is no compiler.
     4. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel, the scan or the reference loop
        runs.
 
     Args:
         cell: The cell.
-        x: Its input of shape (batch, time, input_size), or None for a long sequence on the device of the parameters.
+        x: Its input, or None for an ordinary tensor on the device of the parameters.
 
     Raises:
         ValueError: as :func:`check_engine`.
@@ -102,20 +97,11 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return "reference"
     if cell.engine == "fused":
         return "fused"
-    if cell.library and (x.is_cuda or _is_faster_in_torch(cell, x)):
+    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
+    if cell.library and (x.is_cuda or large):
         return "library"
     compiled = not x.is_cuda and not torch.is_autocast_enabled(x.device.type) and compiler_fault() is None
     return "scan" if cell.scannable and not compiled else "fused"
-
-
-def _is_faster_in_torch(cell: EngineCell, x: Tensor) -> bool:
-    if getattr(cell, "kernel", None) is not torch.lstm or not cell.library_is_direct:
-        return False
-    H = cell.hidden_size
-    if x.dim() != 3:
-        return H > LARGE
-    B, T, _ = x.shape
-    return H > LARGE or (B * T * H < SMALL and (T < FEW_STEPS or H > FEW_UNITS))
 
 
 def _without_fused(cell: EngineCell) -> str:
