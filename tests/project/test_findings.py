@@ -30,6 +30,11 @@ def runs_of(study: str, arm: str) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["arm"] == arm and row["phase"] == "reporting"]
 
 
+def metric_of(study: str) -> str:
+    """The metric that the page shows of a study."""
+    return "accuracy" if "test/accuracy" in runs_of(study, arms_of(study)[0])[0] else "loss"
+
+
 def arms_of(study: str) -> list[str]:
     with (DATA / f"{study}.csv").open(newline="") as file:
         return list(dict.fromkeys(row["arm"] for row in csv.DictReader(file)))
@@ -46,22 +51,22 @@ def test_run_table_has_every_cell_and_seed_of_its_study(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_results_equal_mean_and_standard_deviation(study):
     tables = load_study_tables()
-    runs = tables.reporting_runs(study)
-    for row in tables.StudyResults.rows(None, runs, "accuracy", [])[1:]:
-        values = [float(run["test/accuracy"]) for run in runs_of(study, row[0]) if run["test/accuracy"]]
+    runs, metric = tables.reporting_runs(study), metric_of(study)
+    for row in tables.StudyResults.rows(None, runs, metric, [])[1:]:
+        values = [float(run[f"test/{metric}"]) for run in runs_of(study, row[0]) if run[f"test/{metric}"]]
         assert row[-1] == f"{fmean(values):.4g} ± {stdev(values):.2g}"
 
 
 @pytest.mark.parametrize("study", [study for study in STUDIES if len(arms_of(study)) > 1])
 def test_comparisons_equal_scipy(study):
     tables = load_study_tables()
-    runs = tables.reporting_runs(study)
+    runs, metric = tables.reporting_runs(study), metric_of(study)
     first, second = arms_of(study)[:2]
-    pair = [{int(run["seed"]): float(run["test/accuracy"]) for run in runs_of(study, arm) if run["test/accuracy"]}
+    pair = [{int(run["seed"]): float(run[f"test/{metric}"]) for run in runs_of(study, arm) if run[f"test/{metric}"]}
             for arm in (second, first)]  # fmt: skip
     seeds = sorted(pair[0].keys() & pair[1].keys())
     a, b = ([values[seed] for seed in seeds] for values in pair)
-    (row,) = tables.StudyComparisons.rows(None, runs, "accuracy", [f"{second} - {first}"])[1:]
+    (row,) = tables.StudyComparisons.rows(None, runs, metric, [f"{second} - {first}"])[1:]
     low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
     exact = stats.permutation_test((np.subtract(a, b),), np.mean, permutation_type="samples", n_resamples=np.inf)
     assert row[1:5] == [
