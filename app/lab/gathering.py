@@ -115,12 +115,18 @@ def gather(study: Study, directory: StudyDirectory) -> Gathered:
     """Return what a study has produced so far.
 
     Raises:
-        UserError: if it was never started.
+        UserError: if it was never started, or if the directory has other cells.
     """
     found = Checked.read(directory.path / "checked.json")
     if found is None:
         raise UserError(f"there is no study in {directory.path}; start it with: python -m app sweep {study.path}")
     checked, _ = found
+    wanted, there = [cell.label for cell in study.cells], [arm.label for arm in checked.arms if arm.parent is None]
+    if wanted != there:
+        raise UserError(
+            f"{directory.path} has runs of {', '.join(there)}, but {study.path} compares {', '.join(wanted)}; "
+            "name another directory by --dir, or start the new cells with sweep"
+        )
     arms = [
         ArmResults(arm, _runs(directory, arm, "tuning"), _runs(directory, arm, "reporting")) for arm in checked.arms
     ]

@@ -263,6 +263,12 @@ def test_report_of_a_study_that_was_never_started_says_how(write_study, capsys):
     assert "start it with: python -m app sweep" in capsys.readouterr().err
 
 
+def test_directory_of_another_study_is_refused(study, write_study, tmp_path, capsys):
+    other = write_study("other", cells={"LSTM": {}, "GRU": {}})
+    assert main(["report", str(other), "--dir", str(tmp_path / "study")]) == 2
+    assert "has runs of LSTM, MomentumLSTM, but" in capsys.readouterr().err
+
+
 def test_status_counts_runs(study, tmp_path, capsys):
     assert main(["sweep", str(study), "--dir", str(tmp_path / "study"), "--status"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if re.match(r"MomentumLSTM +tuning", line))
