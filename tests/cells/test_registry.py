@@ -69,6 +69,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_cell_of_an_installed_package_is_listed_and_trained(installed):
     listed = run(installed, "cells")
     row = next(line for line in listed.stdout.splitlines() if line.startswith("Echo "))

@@ -88,7 +88,15 @@ def without_compiler(monkeypatch):
     monkeypatch.setattr(choice, "choose_engine", lambda cell, x=None: "reference")
 
 
-@pytest.mark.parametrize("config", SELF_CONTAINED, ids=str)
+def slow_after_the_first_of_a_folder(configs):
+    """Configurations; most of a folder differ in the cell and its size only."""
+    first = {config.parent: config for config in reversed(configs)}
+    return [
+        pytest.param(config, marks=[] if config == first[config.parent] else pytest.mark.slow) for config in configs
+    ]
+
+
+@pytest.mark.parametrize("config", slow_after_the_first_of_a_folder(SELF_CONTAINED), ids=str)
 @pytest.mark.usefixtures("without_compiler")
 @pytest.mark.filterwarnings("ignore:TIMIT is incomplete")
 def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys, monkeypatch):
@@ -110,6 +118,7 @@ def test_configuration_takes_a_step(config, small_mnist, small_timit, capsys, mo
         assert f"{expected} parameters" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "cell"), PAIRS, ids=str)
 @pytest.mark.usefixtures("without_compiler")
 def test_problem_with_a_cell_takes_a_step(base, cell, capsys):

@@ -63,7 +63,15 @@ def files_of(monkeypatch):
     forget()
 
 
-@pytest.mark.parametrize(("page", "arguments"), [command for command in ALL if command not in SEVERAL])
+def slow_outside_the_readme(command):
+    """Mark a command of another page, because these are many."""
+    marks = [] if command.values[0].name == "README.md" else pytest.mark.slow
+    return pytest.param(*command.values, marks=marks, id=command.id)
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments"), [slow_outside_the_readme(command) for command in ALL if command not in SEVERAL]
+)
 @pytest.mark.filterwarnings("ignore:TIMIT is not what is expected")
 def test_command(
     page, arguments, files_of, trained, trained_language_model, swept, small_mnist, small_timit, monkeypatch

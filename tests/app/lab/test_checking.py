@@ -146,6 +146,7 @@ def test_restart_at_every_step_is_a_drive_without_momentum(write_study):
     assert not torch.allclose(built_cell(parent, drawn)(x_BTI)[0], plain(x_BTI)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_study_of_this_program_is_right(path, monkeypatch):
     write_small_corpus(Path("data"), "ptb.{}.txt", more_words=4000)  # a language model needs its vocabulary

@@ -65,6 +65,7 @@ def test_several_loggers_get_the_same_numbers():
     assert list(Path("run/events").rglob("events.out.*"))
 
 
+@pytest.mark.slow
 def test_wandb_shows_numbers_figures_and_hyperparameters():
     pytest.importorskip("wandb")
     options = [*TRAIN, "--run_dir", "run", "--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true"]
@@ -79,6 +80,7 @@ def test_wandb_shows_numbers_figures_and_hyperparameters():
     assert all(any(image.startswith(f"{name}_") for image in images) for name in FIGURES)
 
 
+@pytest.mark.slow
 def test_mlflow_shows_numbers_figures_and_hyperparameters():
     mlflow = pytest.importorskip("mlflow")
     address = f"sqlite:///{Path.cwd()}/mlflow.db"

@@ -210,7 +210,7 @@ def test_two_killed_processes_resume_bitwise_identical(case, places):
     assert_equal_runs("whole", "run")
 
 
-@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_run_killed_in_its_test_phase_resumes_with_the_same_files(batch):
     """The training is complete, so that resuming it only shows the last figures and evaluates the best epoch."""
     assert fit_apart(*DIGITS, *SHORT, "--run_dir", "whole", record="whole-losses") == 0

@@ -61,7 +61,9 @@ def test_dynamic_and_static_cells_start_at_the_same_weight():
     assert torch.equal(static.manifold.base, torch.eye(6))
 
 
-@pytest.mark.parametrize("rebase_every", [1, 7, None])
+@pytest.mark.parametrize(
+    "rebase_every", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_orthogonal_after_1000_optimizer_steps_in_float32(rebase_every):
     cell = DTRIV(2, 24, rebase_every=rebase_every)
     start_HH = cell.recurrent_weight().detach()
