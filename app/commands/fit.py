@@ -168,7 +168,8 @@ def _log_hyperparameters(line: CommandLine, metrics: Metrics) -> None:
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in hyperparameters.items()}
     for logger in line.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyperparameters, best)
+            # a resumed run would add another one at step 0
+            logger.log_hyperparams(hyperparameters, best, line.trainer.global_step)
         else:
             logger.log_hyperparams(plain | {"run_directory": line.trainer.default_root_dir})
             logger.log_metrics(best, line.trainer.global_step)
