@@ -128,7 +128,7 @@ def shown_in_tensorboard(run: str) -> dict[str, list]:
     tags = events.Tags()
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags["scalars"]}
     shown = {tag: [image.step for image in events.Images(tag)] for tag in tags["images"]}
-    # this reader keeps texts that a resumed run has replaced; TensorBoard's pages do not
+    # this reader keeps texts that a resumed run has replaced
     shown |= {tag: sorted({tensor.step for tensor in events.Tensors(tag)}) for tag in tags["tensors"]}
     return {tag: found for tag, found in (curves | shown).items() if "throughput" not in tag}
 
