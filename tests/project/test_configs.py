@@ -89,7 +89,7 @@ def without_compiler(monkeypatch):
 
 
 def slow_after_the_first_of_a_folder(configs):
-    """Configurations; most of a folder differ in the cell and its size only."""
+    """Mark all but the first of each folder, because most differ in the cell and its size only."""
     first = {config.parent: config for config in reversed(configs)}
     return [
         pytest.param(config, marks=[] if config == first[config.parent] else pytest.mark.slow) for config in configs

@@ -375,12 +375,12 @@ def test_equal_graphs_share_a_program(monkeypatch):
     compiled = Mock(wraps=fused._compile)
     monkeypatch.setattr(fused, "_compile", compiled)
     x_BTI = torch.randn(2, 4, 3)
-    cell = cells.GRU(3, 5)
+    cell = cells.LSTM(3, 5)
     with torch.no_grad():
-        for same in (cell, cell.eval(), cells.ChronoGRU(3, 5, max_timescale=9)):
+        for same in (cell, cell.eval(), cells.ChronoLSTM(3, 5, max_timescale=9)):
             same(x_BTI)
         assert compiled.call_count == 1
-        for different in (cells.GRU(3, 6), Leaky(3, 5), Leaky(3, 5, leak=0.25), cells.GRU(3, 5).double()):
+        for different in (cells.LSTM(3, 6), Leaky(3, 5), Leaky(3, 5, leak=0.25), cells.LSTM(3, 5).double()):
             y_BTH, _ = different(x_BTI.to(next(different.parameters()).dtype))
             assert_close(y_BTH, different.loop(x_BTI.to(y_BTH.dtype), different.initial_state(2))[0])
     assert compiled.call_count == 5
