@@ -17,7 +17,7 @@ from cells.engines.fused.expressions import Expression, in_order
 from cells.engines.fused.lanes import Lanes, common_width, flat
 from cells.engines.fused.lowering import lower
 from cells.engines.fused.schedule import Schedule
-from cells.engines.fused.trace import decompositions
+from cells.engines.fused.trace import decompositions, trace
 
 # where a leaf of the state needs one of these it is kept for the backward pass, else it is computed again
 COSTLY = {"sigmoid", "tanh", "exp", "sqrt", "div", "log", "log1p", "expm1", "sin", "cos", "erf"}
@@ -70,8 +70,6 @@ def trace_derivative(schedule: Schedule, index: int, table: dict[Any, Callable[.
         index: The stage.
         table: Rules by which torch writes operations as others.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     stage = schedule.stages[index]
     raw = dict(schedule.raw)
     real = {name: torch.full_like(example, 0.5) for name, example in raw.items() if example.is_floating_point()}
@@ -93,8 +91,7 @@ def trace_derivative(schedule: Schedule, index: int, table: dict[Any, Callable[.
         with torch.no_grad():
             results = stage.function(*({**real, **counts}[name] for name in raw), numbers)
         seeds = [torch.full_like(result, 0.5) for result in results if result.is_floating_point()]
-        traced = make_fx(torch.func.functionalize(joint), decomposition_table=table)
-        graph = traced(list(real.values()), list(counts.values()), numbers, seeds).graph
+        graph = trace(joint, [list(real.values()), list(counts.values()), numbers, seeds], table).graph
     last = index == len(schedule.stages) - 1
     names = ["y", *(f"leaf{i}" for i in range(len(schedule.leaves)))] if last else [f"value{v}" for v in stage.values]
     return Derivative(graph, real, counts, dict(zip(names, results, strict=True)))

@@ -172,6 +172,26 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return table
 
 
+def trace(
+    function: Callable[..., Any], inputs: Sequence[Any], table: dict[Any, Callable[..., Any]] | None
+) -> fx.GraphModule:
+    """Trace ``function`` as one without operations in place.
+
+    Args:
+        function: It takes and returns tensors and lists of tensors.
+        inputs: Its arguments.
+        table: Rules by which torch writes operations as others.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    # make_fx describes each value by a fake tensor, and without this context makes a mode for each, a third of its time
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        module: fx.GraphModule = make_fx(torch.func.functionalize(function), decomposition_table=table)(*inputs)
+    return module
+
+
 class _NoGradIsRefused(TorchFunctionMode):
     """Refuses ``torch.no_grad`` in a step, which a graph does not show."""
 
@@ -196,8 +216,6 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
     Raises:
         NotFusable: if the step cannot be traced, or changes the structure of its state.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     _start_autograd()
     sizes = {size for tensor in (x_BI, *leaves, *lifted.tensors) for size in tensor.shape}
     rows = next(prime for prime in PRIMES if prime not in sizes)
@@ -222,7 +240,7 @@ def trace_step(lifted: Lifted, x_BI: Tensor, leaves: Sequence[Tensor], structure
         )
         try:
             # an empty table: without one, torch 2.14 replaces detach() by an operation that gradients pass
-            module = make_fx(torch.func.functionalize(run), decomposition_table={})(*inputs)
+            module = trace(run, inputs, table={})
         except NotFusable:
             raise
         except Exception as error:  # whatever a third party's step does that cannot be traced
