@@ -190,7 +190,7 @@ def test_leaves_of_an_initial_state_share_no_memory(name):
     assert len({leaf.data_ptr() for leaf in initial}) == len(initial)
 
 
-@pytest.mark.parametrize("name", cell_builders.some(DRIVEN))
+@pytest.mark.parametrize("name", cell_builders.few(DRIVEN))
 def test_states_keep_the_dtype_of_the_parameters_under_autocast(name):
     for engine in cell_builders.engines_of(DRIVEN[name]):
         cell = DRIVEN[name](2, 4, engine=engine)
@@ -200,7 +200,7 @@ def test_states_keep_the_dtype_of_the_parameters_under_autocast(name):
         assert kinds == {torch.float32}, f"{engine} gives {kinds}"
 
 
-@pytest.mark.parametrize("name", cell_builders.some(cell_builders.BUILT_IN))
+@pytest.mark.parametrize("name", cell_builders.few(cell_builders.BUILT_IN))
 def test_cells_in_bfloat16_compute_what_they_compute_in_float32(name):
     """With parameters in bfloat16, as Lightning's precision bf16-true makes them; orthogonal maps run in float32."""
     build = cell_builders.BUILT_IN[name]
@@ -225,7 +225,7 @@ class Half(torch.nn.Module):
         return weight * torch.tensor([1.0, 0.0], dtype=weight.dtype).repeat(weight.shape[1] // 2)
 
 
-@pytest.mark.parametrize("name", cell_builders.some(WITH_BIAS))
+@pytest.mark.parametrize("name", cell_builders.few(WITH_BIAS))
 def test_every_engine_uses_a_replaced_recurrent_weight(name):
     """Weight drop replaces it, by functional_call or by a parametrization."""
     for engine in cell_builders.engines_of(DRIVEN[name]):

@@ -43,6 +43,19 @@ CORES = (
     "GRU",
     "RNN",
 )
+ONE_OF_A_KIND = {
+    "LSTM",
+    "GRU",
+    "AdamLSTM",
+    "NesterovGRU",
+    "MomentumDTRIV",
+    "LEM",
+    "SLSTM",
+    "MinGRU",
+    "LMU",
+    "NRU",
+    "LRU",
+}
 DRIVES = {"Chrono": "", "Scaled": "Momentum", "LearnedMomentum": "Momentum"}  # under other names
 WITH_BIAS = [name for name, build in DRIVEN.items() if not issubclass(build, (ModReLUCore, InputGatedCore))]
 BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and not issubclass(DRIVEN[name], URCore)]
@@ -52,6 +65,11 @@ EPS = 1e-30
 def some(names):
     """Return names of cells as parameters of a test that compiles each cell. Those in ``COMBINED`` are slow."""
     return [pytest.param(name, marks=pytest.mark.slow) if name in COMBINED else name for name in names]
+
+
+def few(names):
+    """Return names of cells as parameters of a test of something that they share. All but one of a kind are slow."""
+    return [name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def kind(cell):
