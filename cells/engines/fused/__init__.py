@@ -18,7 +18,8 @@ The files, in the order in which data flow:
 - ``sequence``: the functions ``forward`` and ``backward``, made of these.
 - ``blas``: the addresses of the matrix products.
 - ``program``: a step compiled for this processor.
-- ``workspace``, ``threads``: memory that is used again, and blocks of rows in parallel.
+- ``workspace``, ``layout``: memory that is used again, and the places of arrays in it.
+- ``threads``: blocks of rows in parallel.
 - ``run``: a program as one node of autograd.
 - ``torch_program``, ``torch_ops``: the same schedule as torch operations, where there is no compiled code.
 - ``errors``: the exception that says why a step cannot be fused.

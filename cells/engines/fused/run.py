@@ -1,6 +1,6 @@
 """Running a program over a batch of sequences, as one node of autograd.
 
-Shapes: B batch, T time, N features, n rows of a block, K steps of a chunk.
+Shapes: B batch, T time, N features.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ import torch
 from torch import Tensor
 
 from cells.engines.fused.errors import SECOND_DERIVATIVE
+from cells.engines.fused.layout import (
+    Block,
+    backward_sizes,
+    cut_rows,
+    cut_steps,
+    forward_periods,
+    forward_sizes,
+    lay_out,
+)
 from cells.engines.fused.program import Program
 from cells.engines.fused.threads import run_blocks
-from cells.engines.fused.workspace import Lease
-
-MOST_ROWS = 64  # of a block: its states and accumulators of a step stay in the cache
-CHUNK = 2**18  # numbers in the accumulators of a chunk
 
 
 @dataclass(frozen=True)
@@ -46,129 +51,46 @@ def run_program(program: Program, x_BTI: Tensor, leaves: Sequence[Tensor], tenso
     return outputs
 
 
-class _Block:
-    """Rows ``start`` to ``start + rows`` of a batch, and where their arrays lie in the workspace."""
-
-    def __init__(self, start: int, rows: int, lease: Lease) -> None:
-        self.start, self.rows, self.lease = start, rows, lease
-        self.places: dict[str, int] = {}
-
-    def numbers(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
-        """The first ``count`` numbers of an array."""
-        assert self.lease.array is not None
-        place = self.places[name]
-        return self.lease.array[place : place + count * dtype.itemsize].view(dtype)
-
-
 @dataclass
 class _Kept:
     """What the forward pass leaves to the backward pass besides tensors of autograd."""
 
-    blocks: list[_Block]
+    blocks: list[Block]
     chunk: int
 
 
-def _split(B: int, threads: int) -> list[tuple[int, int]]:
-    parts = threads * -(-B // (threads * MOST_ROWS))
-    rows = -(-B // parts)
-    return [(start, min(rows, B - start)) for start in range(0, B, rows)]
-
-
-def _lay_out(sizes: Sequence[dict[str, int]], blocks: Sequence[tuple[int, int]]) -> list[_Block]:
-    """Give every array of every block a place in one workspace."""
-    total = 0
-    places = []
-    for named in sizes:
-        own = {}
-        for name, size in named.items():
-            own[name] = total
-            total += -(-size // 64) * 64
-        places.append(own)
-    lease = Lease(total)
-    found = []
-    for (start, rows), own in zip(blocks, places, strict=True):
-        block = _Block(start, rows, lease)
-        block.places = own
-        found.append(block)
-    return found
-
-
 def _forward(program: Program, arguments: Sequence[Tensor], keep: bool) -> tuple[list[Tensor], _Kept]:
-    schedule, kept, dtype = program.schedule, program.kept, program.dtype
     inputs = _sort(program, arguments)
     sequences = [sequence.contiguous() for sequence in inputs.sequences]
     B, T = sequences[0].shape[:2] if sequences else (0, 0)
     threads = torch.get_num_threads()
-    split = _split(B, threads)
-    rows = split[0][1]
-    widest = max((a.width for a in schedule.accumulators), default=program.width("y"))
-    chunk = max(1, min(T, CHUNK // (rows * widest)))
-    size = dtype.itemsize
-
-    periods = {}
-    for i, leaf in enumerate(schedule.leaves):
-        always = kept.leaves[i] or not leaf.is_floating_point()
-        periods[f"period_leaf{i}"] = T + 1 if keep and always else 2
-    for i in range(len(schedule.accumulators)):
-        periods[f"period_accumulator{i}"] = T if keep and kept.accumulators[i] else chunk
-    sizes = []
-    for _, n in split:
-        named = {}
-        for i, leaf in enumerate(schedule.leaves):
-            width = program.width(f"leaf{i}")
-            named[f"leaf{i}"] = periods[f"period_leaf{i}"] * n * width * leaf.dtype.itemsize
-            if keep and not kept.leaves[i]:
-                named[f"starts{i}"] = -(-T // chunk) * n * width * size
-        for i in range(len(schedule.accumulators)):
-            named[f"accumulator{i}"] = periods[f"period_accumulator{i}"] * n * program.width(f"accumulator{i}") * size
-        for i, width in enumerate(schedule.sequences):
-            named[f"gathered{i}"] = chunk * n * (width + 1) * size
-        for i, width in enumerate(schedule.values):
-            named[f"value{i}"] = n * width * size
-        sizes.append(named)
-    blocks = _lay_out(sizes, split)
-
+    rows = cut_rows(B, threads)
+    chunk = cut_steps(program, rows[0][1], T)
+    periods = forward_periods(program, T, chunk, keep)
+    blocks = lay_out(rows, [forward_sizes(program, n, T, chunk, periods, keep) for _, n in rows])
     y_BTN = sequences[0].new_empty(B, T, program.width("y"))
     matrices = {i: matrix.contiguous() for i, matrix in inputs.matrices.items()}
     vectors = {i: vector.contiguous() for i, vector in inputs.vectors.items()}
     shared = {
-        **program.widths,
-        **periods,
-        **_addresses(program, matrices, vectors),
-        "steps": T,
-        "chunk": chunk,
-        "gemm": program.blas,
-        "numbers": program.numbers.data_ptr(),
+        **_shared(program, matrices, vectors, T, chunk),
+        **{f"period_{name}": period for name, period in periods.items()},
     }
 
     def run(index: int) -> None:
         block = blocks[index]
-        n = block.rows
         for i, leaf in enumerate(inputs.leaves):
-            width = program.width(f"leaf{i}")
-            rows = leaf[block.start : block.start + n].reshape(-1)
-            block.numbers(f"leaf{i}", n * width, leaf.dtype).copy_(rows)
-        base = block.lease.address()
-        values = {
-            **shared,
-            **{name: base + place for name, place in block.places.items()},
-            **{
-                f"sequence{i}": sequence.data_ptr() + block.start * T * sequence.shape[2] * size
-                for i, sequence in enumerate(sequences)
-            },
-            "rows": n,
-            "y": y_BTN.data_ptr() + block.start * T * program.width("y") * size,
-        }
-        program.run_forward(values)
+            first = leaf[block.start : block.start + block.rows].reshape(-1)
+            block.numbers(f"leaf{i}", 0, first.numel(), leaf.dtype).copy_(first)
+        places = {f"sequence{i}": _row(sequence, block.start) for i, sequence in enumerate(sequences)}
+        y = _row(y_BTN, block.start)
+        program.run_forward({**shared, **block.addresses(), **places, "rows": block.rows, "y": y})
 
     run_blocks(run, len(blocks), threads)
     last = []
     for i, leaf in enumerate(inputs.leaves):
-        width = program.width(f"leaf{i}")
-        slot = T % periods[f"period_leaf{i}"]
+        slot, width = T % periods[f"leaf{i}"], program.width(f"leaf{i}")
         parts = [
-            block.numbers(f"leaf{i}", (slot + 1) * block.rows * width, leaf.dtype)[slot * block.rows * width :]
-            for block in blocks
+            block.numbers(f"leaf{i}", slot * block.rows * width, block.rows * width, leaf.dtype) for block in blocks
         ]
         last.append(torch.cat(parts).view(B, *leaf.shape[1:]))
     return [y_BTN, *last], _Kept(blocks, chunk)
@@ -184,14 +106,23 @@ def _sort(program: Program, arguments: Sequence[Tensor]) -> Inputs:
     )
 
 
-def _addresses(program: Program, matrices: dict[int, Tensor], vectors: dict[int, Tensor]) -> dict[str, int]:
+def _row(sequence: Tensor, row: int) -> int:
+    """Return the address of a row of a batch."""
+    return sequence.data_ptr() + row * sequence.stride(0) * sequence.dtype.itemsize
+
+
+def _shared(
+    program: Program, matrices: dict[int, Tensor], vectors: dict[int, Tensor], T: int, chunk: int
+) -> dict[str, int]:
+    """Return the parameters of the compiled code that are the same for all blocks."""
     schedule = program.schedule
     named = {f"matrix{i}": matrix.data_ptr() for i, matrix in matrices.items()}
     named |= {f"parameter{i}": vectors[place].data_ptr() for i, (place, _) in enumerate(schedule.parameters)}
     for i, accumulator in enumerate(schedule.accumulators):
         if accumulator.bias is not None:
             named[f"bias{i}"] = vectors[accumulator.bias].data_ptr()
-    return named
+    own = {"steps": T, "chunk": chunk, "gemm": program.blas, "numbers": program.numbers.data_ptr()}
+    return {**program.widths, **named, **own}
 
 
 class _Fused(torch.autograd.Function):
@@ -213,13 +144,10 @@ class _Fused(torch.autograd.Function):
 def _backward(
     program: Program, arguments: Sequence[Tensor], kept: _Kept, grads: Sequence[Tensor], needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    schedule, dtype = program.schedule, program.dtype
-    size = dtype.itemsize
+    schedule, blocks, chunk = program.schedule, kept.blocks, kept.chunk
     inputs = _sort(program, arguments)
     sequences = [sequence.contiguous() for sequence in inputs.sequences]
     B, T = sequences[0].shape[:2]
-    chunk = kept.chunk
-    blocks = kept.blocks
     dy_BTN = grads[0].contiguous()
     matrices = {i: matrix.contiguous() for i, matrix in inputs.matrices.items()}
     vectors = {i: vector.contiguous() for i, vector in inputs.vectors.items()}
@@ -241,55 +169,26 @@ def _backward(
         grad.reshape(B, -1).clone(memory_format=torch.contiguous_format) if leaf.is_floating_point() else None
         for grad, leaf in zip(grads[1:], inputs.leaves, strict=True)
     ]
-    sizes = []
-    for block in blocks:
-        n = block.rows
-        named = {}
-        for i, leaf in enumerate(schedule.leaves):
-            if leaf.is_floating_point() and not program.kept.leaves[i]:
-                named[f"leaf{i}"] = (chunk + 1) * n * program.width(f"leaf{i}") * size
-        for i, always in enumerate(program.kept.accumulators):
-            width = program.width(f"accumulator{i}")
-            named[f"daccumulator{i}"] = chunk * n * width * size
-            if not always:
-                named[f"accumulator{i}"] = chunk * n * width * size
-        for i, width in enumerate(schedule.sequences):
-            named[f"gathered{i}"] = chunk * n * (width + 1) * size
-            named[f"dgathered{i}"] = chunk * n * width * size
-        for i, width in enumerate(schedule.values):
-            named[f"value{i}"] = chunk * n * width * size
-            named[f"dvalue{i}"] = n * width * size
-        sizes.append(named)
-    scratch = _lay_out(sizes, [(block.start, block.rows) for block in blocks])
-    ones = torch.ones(chunk * max(block.rows for block in blocks), dtype=dtype)
+    rows = [(block.start, block.rows) for block in blocks]
+    scratch = lay_out(rows, [backward_sizes(program, n, chunk) for _, n in rows])
+    ones = torch.ones(chunk * max(block.rows for block in blocks), dtype=program.dtype)
     shared = {
-        **program.widths,
-        **_addresses(program, matrices, vectors),
+        **_shared(program, matrices, vectors, T, chunk),
         **{f"transposed{i}": matrix.data_ptr() for i, matrix in transposed.items()},
         **{f"stride_transposed{i}": matrix.shape[1] for i, matrix in transposed.items()},
-        "steps": T,
-        "chunk": chunk,
-        "gemm": program.blas,
-        "numbers": program.numbers.data_ptr(),
         "ones": ones.data_ptr(),
     }
 
     def run(index: int) -> None:
-        block, own = blocks[index], scratch[index]
-        values = {
-            **shared,
-            **{name: block.lease.address() + place for name, place in block.places.items()},
-            **{name: own.lease.address() + place for name, place in own.places.items()},
-            "rows": block.rows,
-            "dy": dy_BTN.data_ptr() + block.start * T * program.width("y") * size,
-        }
+        block = blocks[index]
+        values = {**shared, **block.addresses(), **scratch[index].addresses()}
+        values |= {"rows": block.rows, "dy": _row(dy_BTN, block.start)}
         for q, (sequence, gradient) in enumerate(zip(sequences, dsequences, strict=True)):
-            offset = block.start * T * sequence.shape[2] * size
-            values[f"sequence{q}"] = sequence.data_ptr() + offset
-            values[f"dsequence{q}"] = 0 if gradient is None else gradient.data_ptr() + offset
+            values[f"sequence{q}"] = _row(sequence, block.start)
+            values[f"dsequence{q}"] = 0 if gradient is None else _row(gradient, block.start)
         for i, dleaf in enumerate(dleaves):
             if dleaf is not None:
-                values[f"dleaf{i}"] = dleaf.data_ptr() + block.start * dleaf.shape[1] * size
+                values[f"dleaf{i}"] = _row(dleaf, block.start)
         for i, gradients in weights.items():
             if gradients is not None and kinds[i] == "matrix":
                 values[f"dmatrix{i}"] = gradients[index].data_ptr()

@@ -11,8 +11,7 @@ from torch.nn.utils import parametrize
 
 import cells
 from cells.engines.choice import choose_engine
-from cells.engines.fused import run as fused_run
-from cells.engines.fused import torch_ops
+from cells.engines.fused import layout, torch_ops
 from cells.state import leaves
 
 OTHER_NAMES = ("Chrono", "Scaled", "Learned")  # other initial values of cells that are tested anyway
@@ -24,7 +23,7 @@ CHAOTIC = {"NesterovDTRIV": 2}  # the longest T at which rounding does not grow 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     """Use chunks of a few steps, so that short sequences have several, the last one shorter."""
-    monkeypatch.setattr(fused_run, "CHUNK", 256)
+    monkeypatch.setattr(layout, "CHUNK", 256)
     monkeypatch.setitem(torch_ops.CHUNK, "cpu", 256)
 
 

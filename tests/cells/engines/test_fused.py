@@ -18,8 +18,7 @@ from cells import Cell
 from cells.denormals import flushes_denormals
 from cells.engines import fused
 from cells.engines.choice import choose_engine, explain_engine
-from cells.engines.fused import run as fused_run
-from cells.engines.fused import threads, torch_ops, workspace
+from cells.engines.fused import layout, threads, torch_ops, workspace
 from cells.state import leaves
 
 
@@ -116,7 +115,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(fused_run, "CHUNK", 256)
+    monkeypatch.setattr(layout, "CHUNK", 256)
     monkeypatch.setitem(torch_ops.CHUNK, "cpu", 256)
 
 
