@@ -31,8 +31,9 @@ def runs_of(study: str, arm: str) -> list[dict[str, str]]:
 
 
 def metric_of(study: str) -> str:
-    """The metric that the page shows of a study."""
-    return "accuracy" if "test/accuracy" in runs_of(study, arms_of(study)[0])[0] else "loss"
+    """A metric of the runs of a study."""
+    columns = runs_of(study, arms_of(study)[0])[0]
+    return next(metric for metric in ("accuracy", "perplexity", "loss") if f"test/{metric}" in columns)
 
 
 def arms_of(study: str) -> list[str]:
