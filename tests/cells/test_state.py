@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import cell_builders
-from helpers.cell_builders import BUILT_IN
+from helpers.cell_builders import BUILT_IN, slow
 from torch.utils._pytree import tree_map
 
 from cells import LSTM, MomentumLSTM
@@ -62,9 +62,9 @@ COMPILED = [
     ("LSTM", "library"),
     ("MomentumLSTM", "library"),
     ("MomentumGRU", "reference"),
-    ("FilteredLSTM", "library"),
-    ("GatedMomentumLSTM", "library"),
-    ("SRLSTM", "library"),
+    slow("FilteredLSTM", "library"),
+    slow("GatedMomentumLSTM", "library"),
+    slow("SRLSTM", "library"),
     ("MomentumGRU", "fused"),
 ]
 

@@ -62,14 +62,19 @@ BIAS_OR_NOT = [name for name in WITH_BIAS if not name.startswith("Chrono") and n
 EPS = 1e-30
 
 
+def slow(*values):
+    """Return parameters of a test that is slow with them."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def some(names):
     """Return names of cells as parameters of a test that compiles each cell. Those in ``COMBINED`` are slow."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in COMBINED else name for name in names]
+    return [slow(name) if name in COMBINED else name for name in names]
 
 
 def few(names):
     """Return names of cells as parameters of a test of something that they share. All but one of a kind are slow."""
-    return [name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [name if name in ONE_OF_A_KIND else slow(name) for name in names]
 
 
 def kind(cell):

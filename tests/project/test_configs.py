@@ -150,7 +150,7 @@ def test_header_is_short(config):
         "mnist/momentum_lstm_128.yaml",
         "pmnist/momentum_dtriv_170.yaml",
         "ptb/small.yaml",
-        "ptb/momentum_lstm.yaml",
+        pytest.param("ptb/momentum_lstm.yaml", marks=pytest.mark.slow),
     ],
 )
 def test_configuration_takes_a_step_on_real_data(config, capsys):

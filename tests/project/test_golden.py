@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from helpers.cell_builders import BUILT_IN
+from helpers.cell_builders import BUILT_IN, COMBINED, slow
 from helpers.fake_corpus import small_text
 from torch.optim import Adam
 
@@ -120,7 +120,11 @@ PROBLEMS = {
         training=False,
     ),
 }
-CASES = [(problem, name) for problem, (_, _, names, _) in PROBLEMS.items() for name in names]
+CASES = [
+    slow(problem, name) if name in COMBINED else (problem, name)
+    for problem, (_, _, names, _) in PROBLEMS.items()
+    for name in names
+]
 
 
 def ten_losses(problem: str, name: str) -> list[float]:
