@@ -6,7 +6,7 @@ from math import pi
 import pytest
 import torch
 from helpers import cell_builders
-from helpers.cell_builders import BIAS_OR_NOT, DRIVEN, WITH_BIAS
+from helpers.cell_builders import BIAS_OR_NOT, COMBINED, DRIVEN, WITH_BIAS, slow
 from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
@@ -37,7 +37,12 @@ VARIANTS = [
     ("LEM", {"dt": 0.3}),
     ("SLSTM", {"forget_gate": "exponential"}),
 ]
-CASES = [*((name, {}) for name in DRIVEN), *((name, {"bias": False}) for name in BIAS_OR_NOT), *VARIANTS]
+CASES = [
+    *((name, {}) for name in DRIVEN),
+    *((name, {"bias": False}) for name in BIAS_OR_NOT if name not in COMBINED),
+    *(slow((name, {"bias": False})) for name in BIAS_OR_NOT if name in COMBINED),
+    *VARIANTS,
+]
 # Rounding errors grow with a NesterovDTRIV by a factor of up to 1 + sqrt(2) per step: after 9 steps the error of 1e-16
 # is up to 3e-13, and 1e-10 leaves room for sums over steps, rows and units.
 LONGEST = {"NesterovDTRIV": 9}

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.cell_builders import BUILT_IN, few
+from helpers.cell_builders import BUILT_IN, few, slow
 
 import cells
 from cells import checks
@@ -27,11 +27,11 @@ def test_every_engine_fulfills_the_contract(name, engine):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("MomentumGRU", {"learn": "unit"}),
+        slow("MomentumGRU", {"learn": "unit"}),
         ("MomentumLSTM", {"learn": "scalar", "bias": False}),
         ("AdamRNN", {"learn": "scalar", "delta_in_root": False}),
-        ("SRDTRIV", {"learn": "unit", "restart_period": 3}),
-        ("RMSPropLSTM", {"bias": False, "learn": "unit", "init": "published"}),
+        slow("SRDTRIV", {"learn": "unit", "restart_period": 3}),
+        slow("RMSPropLSTM", {"bias": False, "learn": "unit", "init": "published"}),
         ("NesterovGRU", {"sign": -1, "restart_period": 2, "bias": False}),
     ],
 )

@@ -279,7 +279,7 @@ def test_predict_refuses_another_format_before_any_work(trained, capsys):
     assert "output must end in .csv or .parquet, got 'table.xls'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+@pytest.mark.parametrize("ending", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_exported_program_computes_the_model(ending, trained):
     if ending == "onnx":
         onnxruntime = pytest.importorskip("onnxruntime")

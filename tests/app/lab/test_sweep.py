@@ -77,7 +77,8 @@ def test_larger_budget_keeps_the_runs_that_exist(write_study, start_worker, tmp_
     assert len({run for run, _ in first} & tuning) == 2 * 3
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_killed_workers_leave_every_run_exactly_once(write_study, start_worker, tmp_path, seed):
     study = write_study()
     finish(start_worker, study, directory="undisturbed")
@@ -184,6 +185,7 @@ def test_tpe_runs_its_budget_with_two_workers(write_study, start_worker, tmp_pat
         assert len(directory.planned(arm, "reporting")) == 3
 
 
+@pytest.mark.slow
 def test_pruning_stops_hopeless_trials_and_never_reporting_runs(write_study, start_worker, tmp_path):
     study = write_study(pruning=True, budget={"trials": 8, "epochs": 4})
     finish(start_worker, study, environment={"EPOCH_SECONDS": "0.1"})
