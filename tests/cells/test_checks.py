@@ -19,7 +19,7 @@ def test_every_built_in_cell_fulfills_the_contract(name):
 
 
 @pytest.mark.parametrize("engine", ["reference", "library"])
-@pytest.mark.parametrize("name", ["MomentumLSTM", "SRGRU", "LSTM"])
+@pytest.mark.parametrize("name", ["MomentumLSTM", slow("SRGRU"), slow("LSTM")])
 def test_every_engine_fulfills_the_contract(name, engine):
     check_cell(partial(BUILT_IN[name], engine=engine))
 

@@ -112,6 +112,7 @@ def test_arguments_that_another_cell_does_not_accept_are_reported(capsys):
     assert f"dropped from {QUICKSTART}: momentum, step_size (not an argument of GRU)" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # tests/project/test_readme.py does so by default
 def test_own_cell_by_its_dotted_path():
     Path("my_cells.py").write_text(OWN_CELL)
     command = [sys.executable, "-m", "app", "fit", "--config", QUICKSTART, *SMALL, "--run_dir", "run"]

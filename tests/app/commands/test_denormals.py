@@ -31,7 +31,8 @@ class Gradients(Callback):
         Path("found.json").write_text(str(kept))
 
 
-@pytest.mark.parametrize("flush", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("flush", [True, False])
 def test_denormal_gradient_is_flushed_in_every_thread(flush):
     command = [sys.executable, "-m", "app", "fit", *SHORT, "--trainer.callbacks", "test_denormals.Gradients"]
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))

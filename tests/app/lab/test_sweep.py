@@ -66,6 +66,7 @@ def test_finished_study_starts_nothing_again(write_study, start_worker, tmp_path
     assert starts(tmp_path / "times") == before
 
 
+@pytest.mark.slow
 def test_larger_budget_keeps_the_runs_that_exist(write_study, start_worker, tmp_path):
     finish(start_worker, write_study())
     first = starts(tmp_path / "times")
@@ -177,6 +178,7 @@ def test_retry_starts_failed_runs_from_scratch(write_study, open_study, start_wo
     assert len(list((tmp_path / "study/discarded").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_tpe_runs_its_budget_with_two_workers(write_study, start_worker, tmp_path):
     finish(start_worker, write_study(sampler="tpe", budget={"trials": 4, "epochs": 4}), count=2)
     directory = StudyDirectory(tmp_path / "study")
