@@ -89,10 +89,11 @@ def needed_by(graph: fx.Graph, wanted: Sequence[fx.Node], given: Sequence[fx.Nod
 
 
 def extract(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], traced: int) -> Run:
-    """Make a function of a part of ``graph``; the batch size of the trace becomes that of the first input."""
+    """Make a function of a part of ``graph``; batch size and device of the trace become those of the first input."""
     part = fx.Graph()
     known = {node: part.placeholder(node.name) for node in inputs}
     rows = part.call_function(torch.Tensor.size, (known[inputs[0]], 0))
+    device = part.call_function(getattr, (known[inputs[0]], "device"))
     needed = needed_by(graph, outputs, inputs)
     for node in graph.nodes:
         if node in needed and node not in known and node.op == "call_function":
@@ -100,6 +101,10 @@ def extract(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Nod
             known[node].args = fx.node.map_aggregate(
                 known[node].args, lambda arg: rows if type(arg) is int and arg == traced else arg
             )
+            known[node].kwargs = {
+                name: device if name == "device" and value is not None else value
+                for name, value in known[node].kwargs.items()
+            }
     part.output([known[node] for node in outputs])
     part.eliminate_dead_code()
     run: Run = fx.GraphModule({}, part).forward
