@@ -134,14 +134,14 @@ def test_own_cell_is_listed_with_its_arguments():
     program = (
         f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT / 'tests')!r}]; "
         "import test_own_core_and_drive; from app.commands.main import main; "
-        "sys.exit(main(['cells']) or main(['cells', 'AverageLSTM']))"
+        "sys.exit(main(['cells']) or print('=' * 9) or main(['cells', 'AverageLSTM']))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    listed, explained = done.stdout.split("--model.cell.rate")
+    listed, explained = done.stdout.split("=" * 9)
     assert "AverageLSTM" in listed
     assert "MomentumMinimalRNN" in listed
-    for word in ("0.25", "Rate of the average", "multiplies a constant input"):
+    for word in ("--model.cell.rate", "0.25", "Rate of the average", "multiplies a constant input"):
         assert word in explained
 
 

@@ -16,6 +16,7 @@ from cells.state import leaves
 
 OTHER_NAMES = ("Chrono", "Scaled", "Learned")  # other initial values of cells that are tested anyway
 DRIVEN = {name: build for name, build in cell_builders.DRIVEN.items() if not name.startswith(OTHER_NAMES)}
+WITHOUT_BIAS = [name for name in cell_builders.BIAS_OR_NOT if name in DRIVEN]
 SIZES = [(1, 1, 1), (3, 2, 1), (1, 63, 1), (3, 1, 5), (1, 2, 5), (3, 63, 5), (1, 1, 130), (3, 63, 130)]  # B, T, H
 CHAOTIC = {"NesterovDTRIV": 2}  # the longest T at which rounding does not grow beyond any tolerance
 
@@ -89,8 +90,12 @@ def test_engines_equal_the_reference_in_float32(name):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        # all cells without biases: test_equals_the_oracle
-        *((name, {"bias": False}) for name in cell_builders.BIAS_OR_NOT if name in cell_builders.ONE_OF_A_KIND),
+        *((name, {"bias": False}) for name in WITHOUT_BIAS if name in cell_builders.ONE_OF_A_KIND),
+        *(
+            cell_builders.slow(name, {"bias": False})
+            for name in WITHOUT_BIAS
+            if name not in cell_builders.ONE_OF_A_KIND
+        ),
         *(
             (drive + core, {"learn": learn})
             for drive, core, learn in product(
