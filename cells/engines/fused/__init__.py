@@ -12,11 +12,10 @@ The files, in the order in which data flow:
 - ``lanes``, ``lowering``: from graphs of tensors to scalar expressions.
 - ``expressions``: scalar expressions without repetition.
 - ``code``, ``arithmetic``: machine code for loops and memory, and for the operations of expressions.
-- ``kernels``, ``matrix_product``: machine code for a pointwise stage, and for a product.
+- ``kernels``, ``matrix_product``: machine code for a pointwise stage, and for products.
 - ``kept``: what the forward pass keeps for the backward pass.
 - ``loop``, ``forward_loop``, ``backward_loop``: machine code for the loops over time.
 - ``sequence``: the functions ``forward`` and ``backward``, made of these.
-- ``blas``: the addresses of the matrix products.
 - ``program``: a step compiled for this processor.
 - ``workspace``, ``layout``: memory that is used again, and the places of arrays in it.
 - ``threads``: blocks of rows in parallel.
@@ -87,11 +86,9 @@ def run_fused(step: Callable[..., Any], x_BTI: Tensor, state: Any, product_dtype
 def compiler_fault() -> str | None:
     """Return why there is no compiled code on this machine, or None if there is."""
     try:
-        from cells.engines.fused.blas import gemm_address
         from cells.engines.fused.code import compile_text
 
         compile_text("")
-        gemm_address(torch.float32)
     except Exception as error:  # llvmlite is absent or broken, or does not know the processor
         return f"{type(error).__name__}: {error}"
     return None

@@ -82,8 +82,8 @@ class BackwardLoop(Loop):
             add = operand.index in set_values
             set_values.add(operand.index)
         d = self.at(self.read(f"daccumulator{i}"), k, depth)
-        transposed = self.read(f"transposed{product.matrix}")
-        self.gemm(False, (self.rows, width, depth), d, transposed, width, self.read(name), add)
+        sizes = self.rows, width, depth
+        self.multiply(sizes, d, depth, f"transposed{product.matrix}", self.read(name), add)
 
     def weight_gradients(self, start: Int, steps: Int) -> None:
         f = self.f
@@ -93,23 +93,22 @@ class BackwardLoop(Loop):
             if accumulator.bias is not None:
                 gradient = self.read(f"dbias{i}")
                 with f.when_set(gradient):
-                    self.gemm(False, (f.int(1), columns, count), self.read("ones"), d, columns, gradient, True)
+                    one = f.int(1)
+                    self.add_transposed_product((one, columns, count), self.read("ones"), one, d, gradient)
             for place, product in enumerate(accumulator.products):
                 operand, gradient = product.operand, self.read(f"dmatrix{product.matrix}")
                 with f.when_set(gradient):
                     if operand.kind != "sequence":
                         width = self.width(f"{operand.kind}{operand.index}")
                         a = self.operand_over_time(operand, start)
-                        self.gemm(True, (width, columns, count), a, d, columns, gradient, True)
+                        self.add_transposed_product((width, columns, count), a, width, d, gradient)
                         continue
                     q = operand.index
                     width = self.width(f"sequence{q}")
                     stride = width + 1 if q in self.unit.biased else width
                     depth = width + 1 if accumulator.bias_row and place == 0 else width
-                    sizes = depth, columns, count
-                    flags = f.int(1), f.int(1)
-                    arguments = [*sizes, self.read(f"gathered{q}"), stride, d, columns, gradient]
-                    f.call(self.unit.product, [self.read("gemm"), *flags, *arguments])
+                    a = self.read(f"gathered{q}")
+                    self.add_transposed_product((depth, columns, count), a, stride, d, gradient)
 
     def operand_over_time(self, operand: Operand, start: Int) -> Int:
         if operand.kind == "value":
@@ -134,12 +133,8 @@ class BackwardLoop(Loop):
                         if product.operand.index != q:
                             continue
                         depth, d = self.width(f"accumulator{i}"), self.read(f"daccumulator{i}")
-                        transposed = self.read(f"transposed{product.matrix}")
-                        stride = self.read(f"stride_transposed{product.matrix}")
                         sizes = steps * self.rows, width, depth
-                        flags = f.int(0), f.int(int(started))
-                        arguments = [*sizes, d, depth, transposed, stride, chunk]
-                        f.call(self.unit.product, [self.read("gemm"), *flags, *arguments])
+                        self.multiply(sizes, d, depth, f"transposed{product.matrix}", chunk, started)
                         started = True
                 with f.loop(steps) as k, f.loop(self.rows) as row:
                     source = chunk + (k * self.rows + row) * width * size

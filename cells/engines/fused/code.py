@@ -43,6 +43,10 @@ class Int:
     def __floordiv__(self, other: Int | int) -> Int:
         return Int(self.builder, self.builder.udiv(self.value, self._of(other)))
 
+    def is_less(self, other: Int) -> Int:
+        """Return 1 if it is less than ``other``, else 0."""
+        return Int(self.builder, self.builder.zext(self.builder.icmp_signed("<", self.value, other.value), INT))
+
     def least(self, other: Int) -> Int:
         """Return the smaller of two."""
         smaller = self.builder.icmp_signed("<", self.value, other.value)
@@ -112,8 +116,27 @@ class Function:
         zero = ir.Constant(ir.IntType(8), 0)
         b.call(clear, [b.inttoptr(to.value, POINTER), zero, size.value, ir.Constant(ir.IntType(1), 0)])
 
-    def call(self, function: ir.Function, arguments: Sequence[Int]) -> None:
-        self.builder.call(function, [argument.value for argument in arguments])
+    def array(self, kind: ir.Type, count: int) -> Int:
+        """Return the address of an array on the stack."""
+        return self.int(self.at_entry(lambda entry: entry.ptrtoint(entry.alloca(ir.ArrayType(kind, count)), INT)))
+
+    def call_at(self, address: Int, arguments: Sequence[Int]) -> None:
+        """Call the function of integers at an address."""
+        b = self.builder
+        kind = ir.FunctionType(VOID, [INT] * len(arguments))
+        b.call(b.inttoptr(address.value, kind.as_pointer()), [argument.value for argument in arguments])
+
+    def call_one_of(self, functions: Sequence[ir.Function], index: Int, arguments: Sequence[Int]) -> None:
+        """Call ``functions[index]``."""
+        b = self.builder
+        after = b.append_basic_block("after")
+        choice = b.switch(index.value, after)
+        for place, function in enumerate(functions):
+            choice.add_case(ir.Constant(INT, place), block := b.append_basic_block("case"))
+            b.position_at_end(block)
+            b.call(function, [argument.value for argument in arguments])
+            b.branch(after)
+        b.position_at_end(after)
 
     def finish(self) -> ir.Function:
         self.builder.ret_void()
@@ -155,6 +178,11 @@ def _machine() -> Any:
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
+
+
+def processor_features() -> dict[str, bool]:
+    """Return LLVM's names of the features of this processor."""
+    return dict(llvm.get_host_cpu_features())
 
 
 @functools.cache

@@ -48,8 +48,8 @@ class ForwardLoop(Loop):
             operand = product.operand
             width = self.width(f"{operand.kind}{operand.index}")
             a = self.leaf(operand.index, t) if operand.kind == "leaf" else self.read(f"value{operand.index}")
-            matrix = self.read(f"matrix{product.matrix}")
-            self.gemm(False, (self.rows, columns, width), a, matrix, columns, self.accumulator(i, t), started)
+            sizes = self.rows, columns, width
+            self.multiply(sizes, a, width, f"matrix{product.matrix}", self.accumulator(i, t), started)
             started = True
 
     def accumulator(self, i: int, t: Int) -> Int:

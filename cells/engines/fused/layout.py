@@ -14,7 +14,8 @@ from cells.engines.fused.program import Program
 from cells.engines.fused.workspace import Lease
 
 MOST_ROWS = 64  # of a block: its states and accumulators of a step stay in the cache
-CHUNK = 2**18  # numbers in the accumulators of a chunk
+CHUNK = 2**18  # numbers in the accumulators of a chunk: they stay in the cache
+LEAST_ROWS = 256  # of a chunk, steps times rows: the gradients of the weights are read and written once a chunk
 LINE = 64  # bytes of a line of the cache, at which each array starts
 
 
@@ -46,7 +47,7 @@ def cut_rows(B: int, threads: int) -> list[tuple[int, int]]:
 def cut_steps(program: Program, rows: int, T: int) -> int:
     """Return the number of steps of a chunk, for blocks of so many rows."""
     widest = max((a.width for a in program.schedule.accumulators), default=program.width("y"))
-    return max(1, min(T, CHUNK // (rows * widest)))
+    return min(T, max(CHUNK // (rows * widest), -(-LEAST_ROWS // rows)))
 
 
 def forward_periods(program: Program, T: int, chunk: int, keep: bool) -> dict[str, int]:

@@ -3,8 +3,8 @@
 Everything of a step lies in memory as [step][row][feature], so that the rows of several steps are one matrix; x and y
 are batch first. Steps are computed in chunks: the products with sequences are one product a chunk.
 
-Names of the parameters: ``rows``, ``steps``, ``chunk``, ``gemm``, ``numbers``; ``width*`` of an array in features;
-``period*``, the number of steps for which an array has room; the other names are addresses.
+Names of the parameters: ``rows``, ``steps``, ``chunk``; ``width*`` of an array in features; ``period*``, the number of
+steps for which an array has room; ``panel*`` of a packed matrix in numbers; the other names are addresses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from llvmlite import ir
 from cells.engines.fused.code import POINTER, Function, Int, Parameters, new_module
 from cells.engines.fused.kept import Kept
 from cells.engines.fused.kernels import Kernel
-from cells.engines.fused.matrix_product import emit_product
 from cells.engines.fused.schedule import Schedule
 
 
@@ -31,7 +30,6 @@ class Unit:
     Attributes:
         real: The type of a number.
         size: Its bytes.
-        product: The function for matrix products.
         last: The last stage.
         gathered: Sequences that are multiplied.
         biased: Those of them with a feature that is always 1, whose weight is the bias.
@@ -43,7 +41,6 @@ class Unit:
         self.real = ir.FloatType() if single else ir.DoubleType()
         self.size = 4 if single else 8
         self.module = new_module()
-        self.product = emit_product(self.module, self.real)
         self.last = len(schedule.stages) - 1
         self.gathered = sorted({p.operand.index for a in schedule.accumulators for p in a.by_time})
         self.biased = {a.by_time[0].operand.index for a in schedule.accumulators if a.bias_row}
@@ -77,14 +74,14 @@ class Loop:
         """Return the address of a step in an array [step][row][feature]."""
         return base + step * self.rows * width * self.size
 
-    def gemm(
-        self, transposed: bool, sizes: tuple[Int, Int, Int], a: Int, b: Int, b_stride: Int, c: Int, add: bool
-    ) -> None:
-        """Compute c (m, n) = a (m, k) b (k, n), or add it to c; ``transposed``: a is in memory as (k, m)."""
-        m, n, k = sizes
-        f = self.f
-        flags = f.int(int(transposed)), f.int(int(add))
-        f.call(self.unit.product, [self.read("gemm"), *flags, m, n, k, a, m if transposed else k, b, b_stride, c])
+    def multiply(self, sizes: tuple[Int, Int, Int], a: Int, a_stride: Int, matrix: str, c: Int, add: bool) -> None:
+        """Compute c (m, n) = a (m, k) matrix (k, n), or add it to c."""
+        packed = self.read(matrix), self.read(f"panel_{matrix}")
+        self.f.call_at(self.read("product"), [self.f.int(int(add)), *sizes, a, a_stride, *packed, c])
+
+    def add_transposed_product(self, sizes: tuple[Int, Int, Int], a: Int, a_stride: Int, b: Int, c: Int) -> None:
+        """Add aᵀ b to c (m, n), where a is in memory as (k, m), and b as (k, n)."""
+        self.f.call_at(self.read("transposed_product"), [self.f.int(1), *sizes, a, a_stride, b, sizes[1], c])
 
     def gather(self, start: Int, steps: Int) -> None:
         """Copy a chunk of the sequences that are multiplied, with a 1 where a bias is a weight of it."""
@@ -109,11 +106,7 @@ class Loop:
             depth = self.width(f"sequence{q}") + 1 if biased else self.width(f"sequence{q}")
             stride = self.width(f"sequence{q}") + 1 if q in self.unit.biased else self.width(f"sequence{q}")
             sizes = steps * self.rows, columns, depth
-            f = self.f
-            flags = f.int(0), f.int(int(place > 0))
-            matrix = self.read(f"matrix{product.matrix}")
-            arguments = [*sizes, self.read(f"gathered{q}"), stride, matrix, columns, to]
-            f.call(self.unit.product, [self.read("gemm"), *flags, *arguments])
+            self.multiply(sizes, self.read(f"gathered{q}"), stride, f"matrix{product.matrix}", to, place > 0)
 
     def run(self, kernel: Kernel, stage: int, arrays: dict[str, tuple[Int, Int]]) -> None:
         """Call a kernel with its arrays."""

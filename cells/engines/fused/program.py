@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-from cells.engines.fused.blas import gemm_address
 from cells.engines.fused.code import compile_text
 from cells.engines.fused.derivatives import StageExpressions
 from cells.engines.fused.kept import choose_kept
+from cells.engines.fused.matrix_product import matrix_products
 from cells.engines.fused.schedule import Schedule
 from cells.engines.fused.sequence import generate
 
@@ -28,7 +28,7 @@ class Program:
     Attributes:
         kept: What the forward pass keeps.
         widths: Number of features of each array, by the name that the code has for it.
-        blas: Address of the matrix product.
+        products: Matrix products.
         numbers: Constants of the step.
     """
 
@@ -41,7 +41,7 @@ class Program:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # ctypes releases Python's lock during the call
         self._forward: Native = kind(self.engine.get_function_address("forward"))
         self._backward: Native = kind(self.engine.get_function_address("backward"))
-        self.blas = gemm_address(dtype)
+        self.products = matrix_products(dtype)
         self.numbers = torch.tensor(schedule.numbers, dtype=dtype)
         self.widths = {
             **{f"width_leaf{i}": leaf[0].numel() for i, leaf in enumerate(schedule.leaves)},

@@ -69,10 +69,10 @@ def _forward(program: Program, arguments: Sequence[Tensor], keep: bool) -> tuple
     periods = forward_periods(program, T, chunk, keep)
     blocks = lay_out(rows, [forward_sizes(program, n, T, chunk, periods, keep) for _, n in rows])
     y_BTN = sequences[0].new_empty(B, T, program.width("y"))
-    matrices = {i: matrix.contiguous() for i, matrix in inputs.matrices.items()}
     vectors = {i: vector.contiguous() for i, vector in inputs.vectors.items()}
+    packed = _pack(program, {f"matrix{i}": matrix for i, matrix in inputs.matrices.items()})
     shared = {
-        **_shared(program, matrices, vectors, T, chunk),
+        **_shared(program, packed, vectors, T, chunk),
         **{f"period_{name}": period for name, period in periods.items()},
     }
 
@@ -111,18 +111,24 @@ def _row(sequence: Tensor, row: int) -> int:
     return sequence.data_ptr() + row * sequence.stride(0) * sequence.dtype.itemsize
 
 
+def _pack(program: Program, matrices: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return matrices in the order in which products read them."""
+    return {name: program.products.pack(matrix) for name, matrix in matrices.items()}
+
+
 def _shared(
-    program: Program, matrices: dict[int, Tensor], vectors: dict[int, Tensor], T: int, chunk: int
+    program: Program, packed: dict[str, Tensor], vectors: dict[int, Tensor], T: int, chunk: int
 ) -> dict[str, int]:
     """Return the parameters of the compiled code that are the same for all blocks."""
-    schedule = program.schedule
-    named = {f"matrix{i}": matrix.data_ptr() for i, matrix in matrices.items()}
+    schedule, products = program.schedule, program.products
+    named = {name: matrix.data_ptr() for name, matrix in packed.items()}
+    named |= {f"panel_{name}": matrix.stride(0) for name, matrix in packed.items()}
     named |= {f"parameter{i}": vectors[place].data_ptr() for i, (place, _) in enumerate(schedule.parameters)}
     for i, accumulator in enumerate(schedule.accumulators):
         if accumulator.bias is not None:
             named[f"bias{i}"] = vectors[accumulator.bias].data_ptr()
-    own = {"steps": T, "chunk": chunk, "gemm": program.blas, "numbers": program.numbers.data_ptr()}
-    return {**program.widths, **named, **own}
+    named |= {"product": products.product, "transposed_product": products.transposed_product}
+    return {**program.widths, **named, "steps": T, "chunk": chunk, "numbers": program.numbers.data_ptr()}
 
 
 class _Fused(torch.autograd.Function):
@@ -149,9 +155,10 @@ def _backward(
     sequences = [sequence.contiguous() for sequence in inputs.sequences]
     B, T = sequences[0].shape[:2]
     dy_BTN = grads[0].contiguous()
-    matrices = {i: matrix.contiguous() for i, matrix in inputs.matrices.items()}
     vectors = {i: vector.contiguous() for i, vector in inputs.vectors.items()}
-    transposed = {i: matrix.t().contiguous() for i, matrix in matrices.items()}
+    matrices = {f"matrix{i}": matrix for i, matrix in inputs.matrices.items()}
+    matrices |= {f"transposed{i}": matrix.t() for i, matrix in inputs.matrices.items()}
+    packed = _pack(program, {name: matrix for name, matrix in matrices.items() if name in program.code.backward})
     kinds = schedule.results
 
     def per_block(i: int) -> Tensor | None:
@@ -173,9 +180,7 @@ def _backward(
     scratch = lay_out(rows, [backward_sizes(program, n, chunk) for _, n in rows])
     ones = torch.ones(chunk * max(block.rows for block in blocks), dtype=program.dtype)
     shared = {
-        **_shared(program, matrices, vectors, T, chunk),
-        **{f"transposed{i}": matrix.data_ptr() for i, matrix in transposed.items()},
-        **{f"stride_transposed{i}": matrix.shape[1] for i, matrix in transposed.items()},
+        **_shared(program, packed, vectors, T, chunk),
         "ones": ones.data_ptr(),
     }
 

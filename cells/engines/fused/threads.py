@@ -12,14 +12,15 @@ GNU's, and in a forked process, which has none of its parent's threads, a pool o
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
 from cells.denormals import denormal_setting_restored
-from cells.engines.fused.blas import one_thread_per_product, torch_library
 
 _OUTLINED = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -36,7 +37,7 @@ def run_blocks(function: Callable[[int], None], blocks: int, threads: int) -> No
 
     def work(_: object = None) -> None:
         try:
-            with denormal_setting_restored(), one_thread_per_product():
+            with denormal_setting_restored():
                 torch.set_flush_denormal(True)
                 for block in waiting:
                     function(block)
@@ -59,8 +60,17 @@ def run_blocks(function: Callable[[int], None], blocks: int, threads: int) -> No
 
 def _team() -> Callable[..., None] | None:
     """Return GNU's function that calls another one in each thread of a team, if torch's OpenMP has it."""
-    library = None if _forked else torch_library()
-    return getattr(library, "GOMP_parallel", None)
+    return None if _forked else getattr(_torch_library(), "GOMP_parallel", None)
+
+
+@functools.cache
+def _torch_library() -> ctypes.CDLL | None:
+    """Return torch's own library; it also finds the functions of those that this one needs."""
+    folder = Path(torch.__file__).parent / "lib"
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
+        if (folder / name).exists():
+            return ctypes.CDLL(str(folder / name))
+    return None
 
 
 def _forget_threads() -> None:

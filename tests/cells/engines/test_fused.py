@@ -463,17 +463,5 @@ def test_without_llvmlite():
     assert "llvmlite" in done.stdout
 
 
-def test_blas_of_scipy(monkeypatch):
-    from cells.engines.fused import blas
-
-    monkeypatch.setattr(blas, "torch_library", lambda: None)
-    address = blas.gemm_address.__wrapped__
-    monkeypatch.setattr("cells.engines.fused.program.gemm_address", address)
-    monkeypatch.setattr(fused, "_programs", {})
-    cell = make(Leaky)
-    x_BTI, state = torch.randn(3, 9, 3, dtype=torch.float64), random_state(cell, 3)
-    assert difference(run(cell, x_BTI, state), run(cell, x_BTI, state, cell.loop)) < 1e-12
-
-
 def test_partial_of_a_cell_keeps_the_contract():
     cells.check_cell(partial(Leaky, leak=0.9))
