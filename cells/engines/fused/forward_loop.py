@@ -11,6 +11,9 @@ class ForwardLoop(Loop):
 
     def emit(self) -> None:
         f = self.f
+        leaves = range(len(self.schedule.leaves))
+        for i in leaves:
+            f.copy(self.leaf(i, f.int(0)), self.read(f"first_leaf{i}"), self.leaf_size(i))
         with f.loop((self.steps + self.chunk - 1) // self.chunk) as index:
             start = index * self.chunk
             steps = (self.steps - start).least(self.chunk)
@@ -21,10 +24,11 @@ class ForwardLoop(Loop):
                 if not kept:
                     starts = self.read(f"starts{i}")
                     with f.when_set(starts):
-                        width = self.width(f"leaf{i}")
-                        f.copy(self.at(starts, index, width), self.leaf(i, start), self.rows * width * self.size)
+                        f.copy(starts + index * self.leaf_size(i), self.leaf(i, start), self.leaf_size(i))
             with f.loop(steps) as k:
                 self.step(start + k)
+        for i in leaves:
+            f.copy(self.read(f"last_leaf{i}"), self.leaf(i, self.steps), self.leaf_size(i))
         f.finish()
 
     def step(self, t: Int) -> None:
@@ -58,11 +62,11 @@ class ForwardLoop(Loop):
 
     def leaf(self, i: int, t: Int) -> Int:
         """Return the address of a leaf before step t."""
-        step = t % self.read(f"period_leaf{i}")
-        base, width = self.read(f"leaf{i}"), self.width(f"leaf{i}")
-        return (
-            self.at(base, step, width) if self.schedule.leaves[i].is_floating_point() else base + step * self.rows * 8
-        )
+        return self.read(f"leaf{i}") + t % self.read(f"period_leaf{i}") * self.leaf_size(i)
+
+    def leaf_size(self, i: int) -> Int:
+        """Return the bytes of a leaf at one step."""
+        return self.rows * self.width(f"leaf{i}") * self.schedule.leaves[i].dtype.itemsize
 
     def arrays(self, t: Int) -> dict[str, tuple[Int, Int]]:
         arrays = self.shared_arrays(t)

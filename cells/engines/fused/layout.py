@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from cells.engines.fused.program import Program
@@ -30,11 +29,13 @@ class Block:
         base = self.lease.address()
         return {name: base + place for name, place in self.places.items()}
 
-    def numbers(self, name: str, start: int, count: int, dtype: torch.dtype) -> Tensor:
-        """Return ``count`` numbers of an array from its number ``start`` on."""
-        assert self.lease.array is not None
-        place = self.places[name] + start * dtype.itemsize
-        return self.lease.array[place : place + count * dtype.itemsize].view(dtype)
+    def rows_of(self, batches: dict[str, Tensor]) -> dict[str, int]:
+        """Return the number of rows, and the addresses of these rows of batches."""
+        places = {
+            name: batch.data_ptr() + self.start * batch.stride(0) * batch.dtype.itemsize
+            for name, batch in batches.items()
+        }
+        return {"rows": self.rows, **places}
 
 
 def cut_rows(B: int, threads: int) -> list[tuple[int, int]]:

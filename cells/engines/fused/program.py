@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 
 import torch
 
@@ -14,7 +13,26 @@ from cells.engines.fused.matrix_product import matrix_products
 from cells.engines.fused.schedule import Schedule
 from cells.engines.fused.sequence import generate
 
-Native = Callable[[int], None]
+
+class Native:
+    """A compiled function of named integers, which it takes as one array.
+
+    Args:
+        address: Where it is.
+        names: Names of the integers, in order.
+    """
+
+    def __init__(self, address: int, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._array = ctypes.c_int64 * len(names)
+        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)  # runs without Python's lock
+
+    def arguments(self, values: dict[str, int]) -> ctypes.Array[ctypes.c_int64]:
+        """Return the array for integers by name; those without a value are 0."""
+        return self._array(*(values.get(name, 0) for name in self.names))
+
+    def __call__(self, arguments: ctypes.Array[ctypes.c_int64]) -> None:
+        self._function(ctypes.addressof(arguments))
 
 
 class Program:
@@ -28,6 +46,8 @@ class Program:
     Attributes:
         kept: What the forward pass keeps.
         widths: Number of features of each array, by the name that the code has for it.
+        forward: The forward pass of a block of rows.
+        backward: Its backward pass.
         products: Matrix products.
         numbers: Constants of the step.
     """
@@ -36,11 +56,10 @@ class Program:
         self.schedule = schedule
         self.dtype = dtype
         self.kept = choose_kept(schedule, stages)
-        self.code = generate(schedule, stages, self.kept, dtype == torch.float32)
-        self.engine = compile_text(self.code.text)
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # ctypes releases Python's lock during the call
-        self._forward: Native = kind(self.engine.get_function_address("forward"))
-        self._backward: Native = kind(self.engine.get_function_address("backward"))
+        code = generate(schedule, stages, self.kept, dtype == torch.float32)
+        self._engine = compile_text(code.text)
+        self.forward = Native(self._engine.get_function_address("forward"), code.forward)
+        self.backward = Native(self._engine.get_function_address("backward"), code.backward)
         self.products = matrix_products(dtype)
         self.numbers = torch.tensor(schedule.numbers, dtype=dtype)
         self.widths = {
@@ -54,16 +73,3 @@ class Program:
 
     def width(self, name: str) -> int:
         return self.widths[f"width_{name}"]
-
-    def run_forward(self, values: dict[str, int]) -> None:
-        """Call the compiled forward pass with parameters by name."""
-        _call(self._forward, self.code.forward, values)
-
-    def run_backward(self, values: dict[str, int]) -> None:
-        """Call the compiled backward pass with parameters by name."""
-        _call(self._backward, self.code.backward, values)
-
-
-def _call(function: Native, names: tuple[str, ...], values: dict[str, int]) -> None:
-    parameters = (ctypes.c_int64 * len(names))(*(values.get(name, 0) for name in names))
-    function(ctypes.addressof(parameters))

@@ -59,8 +59,8 @@ class _Kept:
     chunk: int
 
 
-def _forward(program: Program, arguments: Sequence[Tensor], keep: bool) -> tuple[list[Tensor], _Kept]:
-    inputs = _sort(program, arguments)
+def _forward(program: Program, tensors: Sequence[Tensor], keep: bool) -> tuple[list[Tensor], _Kept]:
+    inputs = _sort(program, tensors)
     sequences = [sequence.contiguous() for sequence in inputs.sequences]
     B, T = sequences[0].shape[:2] if sequences else (0, 0)
     threads = torch.get_num_threads()
@@ -71,44 +71,33 @@ def _forward(program: Program, arguments: Sequence[Tensor], keep: bool) -> tuple
     y_BTN = sequences[0].new_empty(B, T, program.width("y"))
     vectors = {i: vector.contiguous() for i, vector in inputs.vectors.items()}
     packed = _pack(program, {f"matrix{i}": matrix for i, matrix in inputs.matrices.items()})
+    leaves = [leaf.contiguous() for leaf in inputs.leaves]
+    last = [torch.empty_like(leaf) for leaf in leaves]
     shared = {
         **_shared(program, packed, vectors, T, chunk),
         **{f"period_{name}": period for name, period in periods.items()},
     }
-
-    def run(index: int) -> None:
-        block = blocks[index]
-        for i, leaf in enumerate(inputs.leaves):
-            first = leaf[block.start : block.start + block.rows].reshape(-1)
-            block.numbers(f"leaf{i}", 0, first.numel(), leaf.dtype).copy_(first)
-        places = {f"sequence{i}": _row(sequence, block.start) for i, sequence in enumerate(sequences)}
-        y = _row(y_BTN, block.start)
-        program.run_forward({**shared, **block.addresses(), **places, "rows": block.rows, "y": y})
-
-    run_blocks(run, len(blocks), threads)
-    last = []
-    for i, leaf in enumerate(inputs.leaves):
-        slot, width = T % periods[f"leaf{i}"], program.width(f"leaf{i}")
-        parts = [
-            block.numbers(f"leaf{i}", slot * block.rows * width, block.rows * width, leaf.dtype) for block in blocks
-        ]
-        last.append(torch.cat(parts).view(B, *leaf.shape[1:]))
+    named = {
+        "y": y_BTN,
+        **{f"sequence{i}": sequence for i, sequence in enumerate(sequences)},
+        **{f"first_leaf{i}": leaf for i, leaf in enumerate(leaves)},
+        **{f"last_leaf{i}": leaf for i, leaf in enumerate(last)},
+    }
+    arguments = [
+        program.forward.arguments({**shared, **block.addresses(), **block.rows_of(named)}) for block in blocks
+    ]
+    run_blocks(program.forward, arguments, threads)
     return [y_BTN, *last], _Kept(blocks, chunk)
 
 
-def _sort(program: Program, arguments: Sequence[Tensor]) -> Inputs:
+def _sort(program: Program, tensors: Sequence[Tensor]) -> Inputs:
     kinds = program.schedule.results
     return Inputs(
-        [argument for argument, kind in zip(arguments, kinds, strict=False) if kind == "sequence"],
-        {i: arguments[i] for i, kind in enumerate(kinds) if kind == "matrix"},
-        {i: arguments[i] for i, kind in enumerate(kinds) if kind == "vector"},
-        list(arguments[len(kinds) :]),
+        [tensor for tensor, kind in zip(tensors, kinds, strict=False) if kind == "sequence"],
+        {i: tensors[i] for i, kind in enumerate(kinds) if kind == "matrix"},
+        {i: tensors[i] for i, kind in enumerate(kinds) if kind == "vector"},
+        list(tensors[len(kinds) :]),
     )
-
-
-def _row(sequence: Tensor, row: int) -> int:
-    """Return the address of a row of a batch."""
-    return sequence.data_ptr() + row * sequence.stride(0) * sequence.dtype.itemsize
 
 
 def _pack(program: Program, matrices: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,23 +137,23 @@ class _Fused(torch.autograd.Function):
 
 
 def _backward(
-    program: Program, arguments: Sequence[Tensor], kept: _Kept, grads: Sequence[Tensor], needed: Sequence[bool]
+    program: Program, tensors: Sequence[Tensor], kept: _Kept, grads: Sequence[Tensor], needed: Sequence[bool]
 ) -> list[Tensor | None]:
     schedule, blocks, chunk = program.schedule, kept.blocks, kept.chunk
-    inputs = _sort(program, arguments)
+    inputs = _sort(program, tensors)
     sequences = [sequence.contiguous() for sequence in inputs.sequences]
     B, T = sequences[0].shape[:2]
     dy_BTN = grads[0].contiguous()
     vectors = {i: vector.contiguous() for i, vector in inputs.vectors.items()}
     matrices = {f"matrix{i}": matrix for i, matrix in inputs.matrices.items()}
     matrices |= {f"transposed{i}": matrix.t() for i, matrix in inputs.matrices.items()}
-    packed = _pack(program, {name: matrix for name, matrix in matrices.items() if name in program.code.backward})
+    packed = _pack(program, {name: matrix for name, matrix in matrices.items() if name in program.backward.names})
     kinds = schedule.results
 
     def per_block(i: int) -> Tensor | None:
         """Room for the gradient of a weight, for each block."""
         wanted = needed[i] or i in {place for place, _ in schedule.parameters}
-        return arguments[i].new_zeros(len(blocks), *arguments[i].shape) if wanted else None
+        return tensors[i].new_zeros(len(blocks), *tensors[i].shape) if wanted else None
 
     weights = {i: per_block(i) for i, kind in enumerate(kinds) if kind != "sequence"}
     places = [i for i, kind in enumerate(kinds) if kind == "sequence"]
@@ -179,34 +168,22 @@ def _backward(
     rows = [(block.start, block.rows) for block in blocks]
     scratch = lay_out(rows, [backward_sizes(program, n, chunk) for _, n in rows])
     ones = torch.ones(chunk * max(block.rows for block in blocks), dtype=program.dtype)
-    shared = {
-        **_shared(program, packed, vectors, T, chunk),
-        "ones": ones.data_ptr(),
+    shared = {**_shared(program, packed, vectors, T, chunk), "ones": ones.data_ptr()}
+    named = {
+        "dy": dy_BTN,
+        **{f"sequence{q}": sequence for q, sequence in enumerate(sequences)},
+        **{f"dsequence{q}": gradient for q, gradient in enumerate(dsequences) if gradient is not None},
+        **{f"dleaf{i}": dleaf for i, dleaf in enumerate(dleaves) if dleaf is not None},
     }
-
-    def run(index: int) -> None:
-        block = blocks[index]
-        values = {**shared, **block.addresses(), **scratch[index].addresses()}
-        values |= {"rows": block.rows, "dy": _row(dy_BTN, block.start)}
-        for q, (sequence, gradient) in enumerate(zip(sequences, dsequences, strict=True)):
-            values[f"sequence{q}"] = _row(sequence, block.start)
-            values[f"dsequence{q}"] = 0 if gradient is None else _row(gradient, block.start)
-        for i, dleaf in enumerate(dleaves):
-            if dleaf is not None:
-                values[f"dleaf{i}"] = _row(dleaf, block.start)
-        for i, gradients in weights.items():
-            if gradients is not None and kinds[i] == "matrix":
-                values[f"dmatrix{i}"] = gradients[index].data_ptr()
-        for i, (place, _) in enumerate(schedule.parameters):
-            found = weights[place]
-            assert found is not None
-            values[f"dparameter{i}"] = found[index].data_ptr()
-        for i, accumulator in enumerate(schedule.accumulators):
-            found = None if accumulator.bias is None else weights[accumulator.bias]
-            values[f"dbias{i}"] = 0 if found is None else found[index].data_ptr()
-        program.run_backward(values)
-
-    run_blocks(run, len(blocks), torch.get_num_threads())
+    totals = {f"dmatrix{i}": weights[i] for i, kind in enumerate(kinds) if kind == "matrix"}
+    totals |= {f"dparameter{i}": weights[place] for i, (place, _) in enumerate(schedule.parameters)}
+    totals |= {f"dbias{i}": weights[a.bias] for i, a in enumerate(schedule.accumulators) if a.bias is not None}
+    arguments = []
+    for index, (block, room) in enumerate(zip(blocks, scratch, strict=True)):
+        own = {name: gradient[index].data_ptr() for name, gradient in totals.items() if gradient is not None}
+        places = {**block.addresses(), **room.addresses(), **block.rows_of(named)}
+        arguments.append(program.backward.arguments({**shared, **places, **own}))
+    run_blocks(program.backward, arguments, torch.get_num_threads())
     results: list[Tensor | None] = []
     remaining = iter(dsequences)
     for i, kind in enumerate(kinds):

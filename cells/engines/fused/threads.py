@@ -14,37 +14,39 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from cells.denormals import denormal_setting_restored
 
+Item = TypeVar("Item")
 _OUTLINED = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pools: dict[int, ThreadPoolExecutor] = {}
 _forked = False
 
 
-def run_blocks(function: Callable[[int], None], blocks: int, threads: int) -> None:
-    """Call ``function`` with 0, .., blocks - 1, on at most ``threads`` threads.
+def run_blocks(function: Callable[[Item], None], items: Sequence[Item], threads: int) -> None:
+    """Call ``function`` with each of ``items``, on at most ``threads`` threads.
 
     Denormal numbers are replaced by 0 meanwhile.
     """
-    waiting = iter(range(blocks))  # shared by the threads
+    waiting = iter(items)  # shared by the threads
     errors: list[BaseException] = []
 
     def work(_: object = None) -> None:
         try:
             with denormal_setting_restored():
                 torch.set_flush_denormal(True)
-                for block in waiting:
-                    function(block)
+                for item in waiting:
+                    function(item)
         except BaseException as error:  # nothing may leave a function that OpenMP calls
             errors.append(error)
 
-    threads = min(threads, blocks)
+    threads = min(threads, len(items))
     if threads == 1:
         work()
     elif (team := _team()) is not None:

@@ -420,10 +420,10 @@ def test_threads_give_the_same_numbers():
 @pytest.mark.usefixtures("two_threads")
 def test_each_block_is_computed_once_and_an_error_reaches_the_caller():
     done = []
-    threads.run_blocks(done.append, 9, threads=2)
+    threads.run_blocks(done.append, range(9), threads=2)
     assert sorted(done) == list(range(9))
     with pytest.raises(IndexError, match="block 3"):
-        threads.run_blocks(fail_at_3, 9, threads=2)
+        threads.run_blocks(fail_at_3, range(9), threads=2)
 
 
 def fail_at_3(block):
@@ -437,7 +437,7 @@ def test_denormal_numbers_are_flushed_in_blocks_only():
     for before in (False, True):
         torch.set_flush_denormal(before)
         try:
-            threads.run_blocks(lambda _: within.append(flushes_denormals()), 4, threads=2)
+            threads.run_blocks(lambda _: within.append(flushes_denormals()), range(4), threads=2)
             assert flushes_denormals() == before
         finally:
             torch.set_flush_denormal(False)
