@@ -88,27 +88,28 @@ class BackwardLoop(Loop):
     def weight_gradients(self, start: Int, steps: Int) -> None:
         f = self.f
         count = steps * self.rows
+        later = (start + steps).is_less(self.steps)  # 0 in the chunk that comes first
         for i, accumulator in enumerate(self.schedule.accumulators):
             columns, d = self.width(f"accumulator{i}"), self.read(f"daccumulator{i}")
             if accumulator.bias is not None:
                 gradient = self.read(f"dbias{i}")
                 with f.when_set(gradient):
                     one = f.int(1)
-                    self.add_transposed_product((one, columns, count), self.read("ones"), one, d, gradient)
+                    self.multiply_transposed((one, columns, count), self.read("ones"), one, d, gradient, later)
             for place, product in enumerate(accumulator.products):
                 operand, gradient = product.operand, self.read(f"dmatrix{product.matrix}")
                 with f.when_set(gradient):
                     if operand.kind != "sequence":
                         width = self.width(f"{operand.kind}{operand.index}")
                         a = self.operand_over_time(operand, start)
-                        self.add_transposed_product((width, columns, count), a, width, d, gradient)
+                        self.multiply_transposed((width, columns, count), a, width, d, gradient, later)
                         continue
                     q = operand.index
                     width = self.width(f"sequence{q}")
                     stride = width + 1 if q in self.unit.biased else width
                     depth = width + 1 if accumulator.bias_row and place == 0 else width
                     a = self.read(f"gathered{q}")
-                    self.add_transposed_product((depth, columns, count), a, stride, d, gradient)
+                    self.multiply_transposed((depth, columns, count), a, stride, d, gradient, later)
 
     def operand_over_time(self, operand: Operand, start: Int) -> Int:
         if operand.kind == "value":

@@ -48,7 +48,7 @@ def cut_rows(B: int, threads: int) -> list[tuple[int, int]]:
 def cut_steps(program: Program, rows: int, T: int) -> int:
     """Return the number of steps of a chunk, for blocks of so many rows."""
     widest = max((a.width for a in program.schedule.accumulators), default=program.width("y"))
-    return min(T, max(CHUNK // (rows * widest), -(-LEAST_ROWS // rows)))
+    return max(1, min(T, max(CHUNK // (rows * widest), -(-LEAST_ROWS // rows))))
 
 
 def forward_periods(program: Program, T: int, chunk: int, keep: bool) -> dict[str, int]:

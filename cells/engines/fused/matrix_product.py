@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from llvmlite import ir
-from torch import Tensor, nn
+from torch import Tensor
 
 from cells.engines.fused.arithmetic import FLAGS
 from cells.engines.fused.code import INT, POINTER, VOID, Function, Int, compile_text, new_module, processor_features
@@ -69,7 +69,13 @@ class MatrixProducts:
     def pack(self, matrix: Tensor) -> Tensor:
         """Return a matrix (k, n) as (panels, k, width)."""
         k, n = matrix.shape
-        return nn.functional.pad(matrix, (0, -n % self.width)).view(k, -1, self.width).transpose(0, 1).contiguous()
+        full, rest = divmod(n, self.width)
+        packed = matrix.new_empty(full + (rest > 0), k, self.width)
+        packed[:full] = matrix[:, : full * self.width].unflatten(1, (full, self.width)).transpose(0, 1)
+        if rest:
+            packed[full, :, :rest] = matrix[:, full * self.width :]
+            packed[full, :, rest:] = 0
+        return packed
 
 
 @functools.cache

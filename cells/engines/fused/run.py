@@ -5,6 +5,7 @@ Shapes: B batch, T time, N features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from cells.engines.fused.layout import (
 )
 from cells.engines.fused.program import Program
 from cells.engines.fused.threads import run_blocks
+from cells.engines.fused.workspace import Lease
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,17 @@ def _backward(
     matrices |= {f"transposed{i}": matrix.t() for i, matrix in inputs.matrices.items()}
     packed = _pack(program, {name: matrix for name, matrix in matrices.items() if name in program.backward.names})
     kinds = schedule.results
+    leases = []
 
     def per_block(i: int) -> Tensor | None:
         """Room for the gradient of a weight, for each block."""
-        wanted = needed[i] or i in {place for place, _ in schedule.parameters}
-        return tensors[i].new_zeros(len(blocks), *tensors[i].shape) if wanted else None
+        if not needed[i] and i not in {place for place, _ in schedule.parameters}:
+            return None
+        shape = len(blocks), *tensors[i].shape
+        if kinds[i] == "vector":
+            return tensors[i].new_zeros(shape)
+        leases.append(Lease(math.prod(shape) * program.dtype.itemsize))
+        return leases[-1].numbers(shape, program.dtype)
 
     weights = {i: per_block(i) for i, kind in enumerate(kinds) if kind != "sequence"}
     places = [i for i, kind in enumerate(kinds) if kind == "sequence"]
@@ -191,8 +199,9 @@ def _backward(
             gradient = next(remaining)
             results.append(gradient if needed[i] else None)
         else:
-            gradient = weights[i]
-            results.append(gradient.sum(0) if gradient is not None and needed[i] else None)
+            parts = weights[i]
+            wanted = parts is not None and needed[i]
+            results.append(torch.sum(parts, 0, out=torch.empty_like(tensors[i])) if wanted else None)
     for dleaf, leaf in zip(dleaves, inputs.leaves, strict=True):
         results.append(None if dleaf is None else dleaf.view(leaf.shape))
     return results

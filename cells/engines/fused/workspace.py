@@ -6,7 +6,9 @@ third of the step, so an array that is no longer used is kept for the next seque
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,6 +50,11 @@ class Lease:
     def address(self) -> int:
         assert self.array is not None
         return self.array.data_ptr()
+
+    def numbers(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return the first numbers of the array; they are valid as long as the lease lives."""
+        assert self.array is not None
+        return self.array[: math.prod(shape) * dtype.itemsize].view(dtype).view(*shape)
 
     def __del__(self) -> None:
         array, self.array = self.array, None
