@@ -18,7 +18,6 @@ from cells.validation import one_of
 
 Engine = Literal["auto", "reference", "library", "scan", "fused"]
 ENGINES = ("auto", "reference", "library", "scan", "fused")
-LARGE = 512  # units, measured: above them U leaves the cache of a core, and torch's LSTM kernel is faster
 
 
 class EngineCell(Protocol):
@@ -73,15 +72,16 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        ``scan`` if the cell is linear in its state, else ``reference``.
-    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
-       ``library`` for LSTM kernels with more than 512 units, if the kernel needs no identity as its input weight.
+    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU, ``library``
+       for LSTM kernels that need no identity as their input weight, where there is no compiler, and for a single
+       sequence: the kernel divides its units among the threads, ``fused`` would use one.
     3. ``scan`` for a cell that is linear in its state, on CUDA, under autocast, and where there is no compiler.
     4. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel, the scan or the reference loop
        runs.
 
     Args:
         cell: The cell.
-        x: Its input, or None for an ordinary tensor on the device of the parameters.
+        x: Its input, or None for an ordinary batch on the device of the parameters.
 
     Raises:
         ValueError: as :func:`check_engine`.
@@ -89,19 +89,21 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     check_engine(cell)
     if cell.engine not in ("auto", "fused"):
         return cell.engine
-    if x is None:
-        x = next(cell.parameters(), torch.empty(0))
+    example = next(cell.parameters(), torch.empty(0)) if x is None else x
     if torch.compiler.is_compiling():  # true also during an export
         return _without_fused(cell)
-    if is_followed() or type(x) not in (Tensor, nn.Parameter) or x.device.type not in ("cpu", "cuda"):
+    if is_followed() or type(example) not in (Tensor, nn.Parameter) or example.device.type not in ("cpu", "cuda"):
         return "reference"
     if cell.engine == "fused":
         return "fused"
-    large = cell.hidden_size > LARGE and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
-    if cell.library and (x.is_cuda or large):
+    if example.is_cuda:
+        return "library" if cell.library else "scan" if cell.scannable else "fused"
+    compiled = compiler_fault() is None
+    single = x is not None and len(x) == 1
+    lstm = cell.library and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
+    if lstm and (single or not compiled):
         return "library"
-    compiled = not x.is_cuda and not torch.is_autocast_enabled(x.device.type) and compiler_fault() is None
-    return "scan" if cell.scannable and not compiled else "fused"
+    return "scan" if cell.scannable and (not compiled or torch.is_autocast_enabled("cpu")) else "fused"
 
 
 def _without_fused(cell: EngineCell) -> str:

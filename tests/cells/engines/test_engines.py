@@ -10,6 +10,7 @@ from helpers import cell_builders
 from torch.nn.utils import parametrize
 
 import cells
+from cells.engines import choice
 from cells.engines.choice import choose_engine
 from cells.engines.fused import layout, torch_ops
 from cells.state import leaves
@@ -220,7 +221,12 @@ def test_orthogonal_cells_ignore_autocast(name):
     assert difference([low], [exact]) == 0
 
 
-def test_engine_auto():
+def test_engine_auto(monkeypatch):
     assert {choose_engine(make(name, 3, 5, "auto")) for name in DRIVEN} == {"fused"}
-    large = {name: choose_engine(make(name, 3, 513, "auto")) for name in ("LSTM", "MomentumLSTM", "AdamLSTM", "GRU")}
-    assert large == {"LSTM": "library", "MomentumLSTM": "library", "AdamLSTM": "fused", "GRU": "fused"}
+    some = {name: make(name, 3, 5, "auto") for name in ("LSTM", "MomentumLSTM", "AdamLSTM", "GRU")}
+    by_kernel = {"LSTM": "library", "MomentumLSTM": "library", "AdamLSTM": "fused", "GRU": "fused"}
+    several, single = torch.randn(2, 4, 3), torch.randn(1, 4, 3)
+    assert {choose_engine(cell, several) for cell in some.values()} == {"fused"}
+    assert {name: choose_engine(cell, single) for name, cell in some.items()} == by_kernel
+    monkeypatch.setattr(choice, "compiler_fault", lambda: "llvmlite is absent")
+    assert {name: choose_engine(cell, several) for name, cell in some.items()} == by_kernel
