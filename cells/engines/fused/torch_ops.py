@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cells.engines.fused.errors import SECOND_DERIVATIVE
 from cells.engines.fused.schedule import Accumulator, Schedule
-from cells.engines.fused.torch_program import TensorProgram, TensorStage
+from cells.engines.fused.torch_program import TensorProgram
 from cells.engines.precision import no_autocast
 
 CHUNK = {"cpu": 2**19, "cuda": 2**25}  # numbers in the accumulators of a chunk
@@ -41,7 +41,9 @@ def run_tensors(
             for result, kind in zip(results, schedule.results, strict=True)
             if kind == "sequence"
         ]
-        numbers = [torch.tensor(number, dtype=torch.float64) for number in schedule.numbers]
+        numbers = {
+            f"number{i}": torch.tensor(number, dtype=torch.float64) for i, number in enumerate(schedule.numbers)
+        }
         parameters = [results[place][None] for place, _ in schedule.parameters]
         parameters = [
             parameter.view(1, *example.shape[1:])
@@ -64,7 +66,7 @@ def run_tensors(
             )
             outputs.append(y_KBN)
         y_TBN = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return [y_TBN.transpose(0, 1).contiguous(), *state]
+    return [y_TBN.transpose(0, 1).clone(memory_format=torch.contiguous_format), *state]
 
 
 def _over_time(
@@ -113,48 +115,47 @@ class _Arguments:
 class _Chunk(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, program: TensorProgram, K: int, numbers: list[Tensor], *tensors: Tensor
+        ctx: Any, program: TensorProgram, K: int, numbers: dict[str, Tensor], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         schedule = program.schedule
         given = _Arguments.of(schedule, tensors)
-        sums = [total.expand(K, -1, -1).unbind(0) for total in given.sums]
-        read = [sequence.unbind(0) for sequence in given.read]
-        parameters = {f"parameter{i}": parameter for i, parameter in enumerate(given.parameters)}
-        states = [given.leaves]
-        kept: list[list[Tensor]] = []
+        products = _products(program, given.matrices)
+        sums = [_own(total, K, len(given.leaves[0])) for total in given.sums]
+        by_step = {f"accumulator{i}": total.unbind(0) for i, total in enumerate(sums)}
+        by_step |= {f"sequence{q}": part.unbind(0) for q, part in zip(schedule.read, given.read, strict=True)}
+        named = {**numbers, **{f"parameter{i}": parameter for i, parameter in enumerate(given.parameters)}}
+        named |= {f"leaf{i}": leaf for i, leaf in enumerate(given.leaves)}
+        history: dict[str, list[Tensor]] = {name: [] for name in program.kept if not name.startswith("accumulator")}
+        costly: list[list[list[Tensor]]] = [[] for _ in program.stages]
         outputs = []
         for t in range(K):
-            values: dict[int, Tensor] = {}
-            now = [total[t] for total in sums]
-            for index, stage in enumerate(program.stages):
-                matrices = iter(given.matrices)
-                for i, accumulator in enumerate(schedule.accumulators):
-                    for product, matrix in zip(accumulator.by_step, matrices, strict=False):
-                        if accumulator.stage == index:
-                            operand = product.operand
-                            a = states[-1][operand.index] if operand.kind == "leaf" else values[operand.index]
-                            now[i] = _add_product(now[i], a, matrix)
-                named = {
-                    **{f"leaf{i}": leaf for i, leaf in enumerate(states[-1])},
-                    **{f"accumulator{i}": total for i, total in enumerate(now)},
-                    **{f"sequence{q}": sequence[t] for q, sequence in zip(schedule.read, read, strict=True)},
-                    **parameters,
-                }
-                found = stage.outputs(named, numbers)
-                values.update(zip(schedule.stages[index].values, found, strict=False))
+            named.update((name, steps[t]) for name, steps in by_step.items())
+            for place, (stage, part) in enumerate(zip(program.stages, schedule.stages, strict=True)):
+                for total, operand, matrix in products[place]:
+                    _add_product_(named[total], named[operand], matrix)
+                found, kept = stage.run(named)
+                named.update((f"value{v}", value) for v, value in zip(part.values, found, strict=False))
+                costly[place].append(kept)
+            for name, steps in history.items():
+                steps.append(named[name])
             outputs.append(found[0])
-            states.append(list(found[1:]))
-            kept.append(now)
-        saved = [
-            *tensors,
-            *(torch.stack([state[i] for state in states[:-1]]) for i in range(len(schedule.leaves))),
-            *(torch.stack([now[i] for now in kept]) for i in range(len(sums))),
+            before = {name: named[name] for name in (f"leaf{i}" for i in range(len(given.leaves)))}
+            named.update((f"leaf{i}", leaf) for i, leaf in enumerate(found[1:]))
+        last = [
+            leaf.clone() if leaf is old else leaf for leaf, old in zip(found[1:], before.values(), strict=True)
         ]
-        ctx.save_for_backward(*saved)
+        stack = _Stack()
+        ends = {name: [*steps, named[name]] for name, steps in history.items() if name.startswith("leaf")}
+        whole = {f"accumulator{i}": total for i, total in enumerate(sums)}
+        whole |= {name: stack(steps, ends.get(name)) for name, steps in history.items()}
+        stacks = [whole[name] for name in program.kept]
+        stacks += [stack(list(steps)) for kept in costly for steps in zip(*kept, strict=True)]
+        ctx.save_for_backward(*given.matrices, *given.parameters, *given.read, *stacks)
         ctx.program, ctx.numbers, ctx.K = program, numbers, K
-        last = [leaf.clone() if leaf is before else leaf for leaf, before in zip(states[-1], states[-2], strict=True)]
+        ctx.constant = [total is not own for total, own in zip(given.sums, sums, strict=True)]
+        ctx.kept = [len(kept[0]) for kept in costly]
         ctx.mark_non_differentiable(*(leaf for leaf in last if not leaf.is_floating_point()))
-        return torch.stack(outputs), *last
+        return stack(outputs), *last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -162,65 +163,73 @@ class _Chunk(torch.autograd.Function):
             raise RuntimeError(SECOND_DERIVATIVE)
         program: TensorProgram = ctx.program
         schedule, K = program.schedule, ctx.K
-        count = len(schedule.leaves) + len(schedule.accumulators)
-        tensors = ctx.saved_tensors
-        given = _Arguments.of(schedule, tensors[:-count])
-        states, kept = tensors[-count:][: len(schedule.leaves)], tensors[-count:][len(schedule.leaves) :]
+        saved = iter(ctx.saved_tensors)
+        matrices = [next(saved) for accumulator in schedule.accumulators for _ in accumulator.by_step]
+        parameters = [next(saved) for _ in schedule.parameters]
+        read = [next(saved) for _ in schedule.read]
         B = grads[0].shape[1]
         named = {
-            **{f"leaf{i}": leaf.flatten(0, 1) for i, leaf in enumerate(states)},
-            **{f"accumulator{i}": total.flatten(0, 1) for i, total in enumerate(kept)},
-            **{f"sequence{q}": part.flatten(0, 1) for q, part in zip(schedule.read, given.read, strict=True)},
-            **{f"parameter{i}": p.expand(K * B, *p.shape[1:]) for i, p in enumerate(given.parameters)},
+            **ctx.numbers,
+            **{f"parameter{i}": p.expand(K * B, *p.shape[1:]) for i, p in enumerate(parameters)},
+            **{f"sequence{q}": part.flatten(0, 1) for q, part in zip(schedule.read, read, strict=True)},
+            **{name: next(saved).flatten(0, 1) for name in program.kept},
         }
-        prepared = [_by_step(stage, named, ctx.numbers, K, B) for stage in program.stages]
-        dy = grads[0].unbind(0)
-        later = {f"leaf{i}": grad for i, grad in enumerate(grads[1:])}
+        factors = []
+        for stage, count in zip(program.stages, ctx.kept, strict=True):
+            kept = [next(saved).flatten(0, 1) for _ in range(count)]
+            factors.append([_by_step(factor, K, B) for factor in stage.factors(kept, named)])
+        products = _products(program, [matrix.t() for matrix in matrices])
+        later = {f"leaf{i}": grad for i, grad in enumerate(grads[1:]) if grad.is_floating_point()}
         over_time: dict[str, list[Tensor]] = {
-            name: [] for name in named if not name.startswith("leaf") or name in later
+            name: [] for stage in program.stages for name in stage.gradients if not name.startswith("leaf")
         }
+        dy = grads[0].unbind(0)
         for t in reversed(range(K)):
             seeds = {"y": dy[t], **later}
             total: dict[str, Tensor] = {}
-            for index in range(len(program.stages) - 1, -1, -1):
-                stage = program.stages[index]
-                wanted = [seeds[name] for name in stage.derivative.real_outputs]
-                found = stage.back(*wanted, *(parts[t] for parts in prepared[index]))
-                for name, gradient in zip(stage.derivative.real, found, strict=True):
-                    total[name] = gradient if name not in total else total[name] + gradient
-                matrices = iter(given.matrices)
-                for i, accumulator in enumerate(schedule.accumulators):
-                    for product, matrix in zip(accumulator.by_step, matrices, strict=False):
-                        if accumulator.stage == index:
-                            operand = product.operand
-                            target = total if operand.kind == "leaf" else seeds
-                            name = f"{operand.kind}{operand.index}"
-                            d = total[f"accumulator{i}"]
-                            if name in target:
-                                target[name] = _add_product(target[name], d, matrix.t())
-                            else:
-                                target[name] = (d.to(matrix.dtype) @ matrix.t()).to(d.dtype)
-            later = {name: total.get(name, gradient) for name, gradient in later.items()}
-            for name, gradient in total.items():
-                if not name.startswith("leaf"):
-                    over_time[name].append(gradient)
-        dkept = [torch.stack(over_time[f"accumulator{i}"][::-1]) for i in range(len(kept))]
+            for place in range(len(program.stages) - 1, -1, -1):
+                stage = program.stages[place]
+                arriving = [seeds[name] for name in stage.seeds]
+                found = stage.back(*arriving, *[factor[t] for factor in factors[place]])
+                for name, gradient in zip(stage.gradients, found, strict=True):
+                    total[name] = total[name] + gradient if name in total else gradient
+                for source, operand, matrix in products[place]:
+                    target = total if operand.startswith("leaf") else seeds
+                    d = total[source]
+                    if operand in target:
+                        target[operand] = _add_product(target[operand], d, matrix)
+                    else:
+                        target[operand] = (d.to(matrix.dtype) @ matrix).to(d.dtype)
+            later = {name: total[name] if name in total else torch.zeros_like(seeds[name]) for name in later}
+            for name, steps in over_time.items():
+                steps.append(total[name])
+        dsums = [torch.stack(over_time[f"accumulator{i}"][::-1]) for i in range(len(schedule.accumulators))]
         dmatrices = []
-        matrices = iter(given.matrices)
         for i, accumulator in enumerate(schedule.accumulators):
-            for product, matrix in zip(accumulator.by_step, matrices, strict=False):
-                a = _operand(schedule, program, product.operand, named, ctx.numbers)
-                d = dkept[i].flatten(0, 1)
-                dmatrices.append(a.t().to(matrix.dtype) @ d.to(matrix.dtype))
+            for product in accumulator.by_step:
+                a, d = named[f"{product.operand.kind}{product.operand.index}"], dsums[i].flatten(0, 1)
+                low = matrices[len(dmatrices)].dtype
+                dmatrices.append(a.t().to(low) @ d.to(low))
         dparameters = [
-            torch.stack(over_time[f"parameter{i}"]).sum((0, 1))[None].view_as(p) for i, p in enumerate(given.parameters)
+            torch.stack(over_time[f"parameter{i}"]).sum((0, 1))[None].view_as(p) for i, p in enumerate(parameters)
         ]
         dsums = [
-            d if total.shape == d.shape else d.sum((0, 1), keepdim=True)
-            for d, total in zip(dkept, given.sums, strict=True)
+            d.sum((0, 1), keepdim=True) if constant else d for d, constant in zip(dsums, ctx.constant, strict=True)
         ]
         dread = [torch.stack(over_time[f"sequence{q}"][::-1]) for q in schedule.read]
-        return None, None, None, *dmatrices, *dparameters, *dsums, *dread, *later.values()
+        dleaves = [later.get(f"leaf{i}") for i in range(len(schedule.leaves))]
+        return None, None, None, *dmatrices, *dparameters, *dsums, *dread, *dleaves
+
+
+def _products(program: TensorProgram, matrices: Sequence[Tensor]) -> list[list[tuple[str, str, Tensor]]]:
+    """Return the products with the state for each stage: names of the accumulator and of the operand, and the matrix."""
+    found: list[list[tuple[str, str, Tensor]]] = [[] for _ in program.stages]
+    remaining = iter(matrices)
+    for i, accumulator in enumerate(program.schedule.accumulators):
+        for product in accumulator.by_step:
+            operand = product.operand
+            found[accumulator.stage].append((f"accumulator{i}", f"{operand.kind}{operand.index}", next(remaining)))
+    return found
 
 
 def _add_product(total: Tensor, a: Tensor, matrix: Tensor) -> Tensor:
@@ -229,24 +238,37 @@ def _add_product(total: Tensor, a: Tensor, matrix: Tensor) -> Tensor:
     return total + (a.to(matrix.dtype) @ matrix).to(total.dtype)
 
 
-def _by_step(
-    stage: TensorStage, named: dict[str, Tensor], numbers: list[Tensor], K: int, B: int
-) -> list[Sequence[Tensor]]:
-    """Return what the backward pass of a stage needs, for each step."""
-    found = stage.prepare(*stage.arguments(named), *numbers)
-    return [
-        part.view(K, B, *part.shape[1:]).unbind(0) if part.dim() > 0 and part.shape[0] == K * B else [part] * K
-        for part in found
-    ]
+def _add_product_(total: Tensor, a: Tensor, matrix: Tensor) -> None:
+    if matrix.dtype == total.dtype:
+        total.addmm_(a, matrix)
+    else:
+        total.add_(a.to(matrix.dtype) @ matrix)
 
 
-def _operand(
-    schedule: Schedule, program: TensorProgram, operand: Any, named: dict[str, Tensor], numbers: list[Tensor]
-) -> Tensor:
-    """Return the left factor of a product with the state, for all steps of the chunk."""
-    if operand.kind == "leaf":
-        return named[f"leaf{operand.index}"]
-    for part, stage in zip(schedule.stages, program.stages, strict=True):
-        if operand.index in part.values:
-            return stage.outputs(named, numbers)[part.values.index(operand.index)]
-    raise AssertionError("every value is an output of a stage")
+def _own(total: Tensor, K: int, B: int) -> Tensor:
+    """Return what an accumulator gets before the loop as a tensor of its own, to which products are added in place."""
+    return total if total.shape[:2] == (K, B) else total.expand(K, B, -1).contiguous()
+
+
+class _Stack:
+    """Stacks lists of tensors. Lists of the same tensors share their memory, also the outputs and the states after them."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    def __call__(self, steps: list[Tensor], with_end: list[Tensor] | None = None) -> Tensor:
+        """Return ``steps`` as one tensor. ``with_end`` are the same and one more."""
+        key = tuple(map(id, steps))
+        if key not in self.known:
+            whole = torch.stack(steps if with_end is None else with_end)
+            self.known[key] = whole[: len(steps)]
+            if with_end is not None:
+                self.known[tuple(map(id, with_end[1:]))] = whole[1:]
+        return self.known[key]
+
+
+def _by_step(factor: Tensor, K: int, B: int) -> Sequence[Tensor]:
+    """Return a factor of the backward pass for each step."""
+    if factor.dim() > 0 and factor.shape[0] == K * B:
+        return factor.view(K, B, *factor.shape[1:]).unbind(0)
+    return [factor] * K
