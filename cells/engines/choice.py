@@ -72,9 +72,9 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        ``scan`` if the cell is linear in its state, else ``reference``.
-    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU, ``library``
-       for LSTM kernels that need no identity as their input weight, where there is no compiler, and for a single
-       sequence: the kernel divides its units among the threads, ``fused`` would use one.
+    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
+       ``library`` for LSTM kernels that need no identity as their input weight, where there is no compiler, and for a
+       single sequence: the kernel divides its units among the threads, ``fused`` would use one.
     3. ``scan`` for a cell that is linear in its state, on CUDA, under autocast, and where there is no compiler.
     4. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel, the scan or the reference loop
        runs.

@@ -20,7 +20,8 @@ The files, in the order in which data flow:
 - ``workspace``, ``layout``: memory that is used again, and the places of arrays in it.
 - ``threads``: blocks of rows in parallel.
 - ``run``: a program as one node of autograd.
-- ``torch_program``, ``torch_ops``: the same schedule as torch operations, where there is no compiled code.
+- ``torch_program``, ``torch_rewrites``, ``torch_ops``: the same schedule as torch operations, where there is no
+  compiled code.
 - ``errors``: the exception that says why a step cannot be fused.
 
 Shapes: B batch, T time, I input_size, N features.

@@ -116,9 +116,9 @@ class Function:
         zero = ir.Constant(ir.IntType(8), 0)
         b.call(clear, [b.inttoptr(to.value, POINTER), zero, size.value, ir.Constant(ir.IntType(1), 0)])
 
-    def array(self, kind: ir.Type, count: int) -> Int:
-        """Return the address of an array on the stack."""
-        return self.int(self.at_entry(lambda entry: entry.ptrtoint(entry.alloca(ir.ArrayType(kind, count)), INT)))
+    def on_stack(self, kind: ir.Type) -> Int:
+        """Return the address of memory on the stack."""
+        return self.int(self.at_entry(lambda entry: entry.ptrtoint(entry.alloca(kind), INT)))
 
     def call_at(self, address: Int, arguments: Sequence[Int]) -> None:
         """Call the function of integers at an address."""

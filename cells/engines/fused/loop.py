@@ -79,9 +79,7 @@ class Loop:
         packed = self.read(matrix), self.read(f"panel_{matrix}")
         self.f.call_at(self.read("product"), [self.f.int(int(add)), *sizes, a, a_stride, *packed, c])
 
-    def multiply_transposed(
-        self, sizes: tuple[Int, Int, Int], a: Int, a_stride: Int, b: Int, c: Int, add: Int
-    ) -> None:
+    def multiply_transposed(self, sizes: tuple[Int, Int, Int], a: Int, a_stride: Int, b: Int, c: Int, add: Int) -> None:
         """Compute c (m, n) = aᵀ b, where a is in memory as (k, m), and b as (k, n); or add it to c if ``add`` is 1."""
         self.f.call_at(self.read("transposed_product"), [add, *sizes, a, a_stride, b, sizes[1], c])
 

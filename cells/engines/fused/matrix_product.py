@@ -52,10 +52,10 @@ class MatrixProducts:
     Attributes:
         dtype: The type of a number.
         width: Columns of a panel.
-        product: Address of the function ``product(add, m, n, k, a, a_stride, b, panel, c)``: C (m, n) = A (m, k) B (k, n),
-            or added to C. B is packed; ``panel`` is the distance of its panels, in numbers.
-        transposed_product: Address of ``transposed_product(add, m, n, k, a, a_stride, b, b_stride, c)``: C = Aᵀ B with A
-            in memory as (k, m) and B as (k, n).
+        product: Address of the function ``product(add, m, n, k, a, a_stride, b, panel, c)``: C (m, n) = A (m, k)
+            B (k, n), or added to C. B is packed; ``panel`` is the distance of its panels, in numbers.
+        transposed_product: Address of ``transposed_product(add, m, n, k, a, a_stride, b, b_stride, c)``: C = Aᵀ B with
+            A in memory as (k, m) and B as (k, n).
     """
 
     def __init__(self, dtype: torch.dtype, registers: Registers) -> None:
@@ -71,7 +71,7 @@ class MatrixProducts:
         k, n = matrix.shape
         full, rest = divmod(n, self.width)
         packed = matrix.new_empty(full + (rest > 0), k, self.width)
-        packed[:full] = matrix[:, : full * self.width].unflatten(1, (full, self.width)).transpose(0, 1)
+        packed[:full] = matrix[:, : full * self.width].reshape(k, full, self.width).transpose(0, 1)
         if rest:
             packed[full, :, :rest] = matrix[:, full * self.width :]
             packed[full, :, rest:] = 0
@@ -102,7 +102,7 @@ def _emit_product(
     size = 4 if real == ir.FloatType() else 8
     one = f.int(1)
     to_row, to_column = (one, a_stride) if transposed else (a_stride, one)
-    buffer = f.array(real, DEPTH * width) if transposed else None
+    buffer = f.on_stack(ir.ArrayType(real, DEPTH * width)) if transposed else None
     count = (m + (len(tiles) - 1)) // len(tiles)
     height, higher = m // count, m % count  # the first tiles have a row more
     with f.loop((n + (width - 1)) // width) as p, f.loop((k + (DEPTH - 1)) // DEPTH) as q:

@@ -85,9 +85,7 @@ def _forward(program: Program, tensors: Sequence[Tensor], keep: bool) -> tuple[l
         **{f"first_leaf{i}": leaf for i, leaf in enumerate(leaves)},
         **{f"last_leaf{i}": leaf for i, leaf in enumerate(last)},
     }
-    arguments = [
-        program.forward.arguments({**shared, **block.addresses(), **block.rows_of(named)}) for block in blocks
-    ]
+    arguments = [program.forward.arguments({**shared, **block.addresses(), **block.rows_of(named)}) for block in blocks]
     run_blocks(program.forward, arguments, threads)
     return [y_BTN, *last], _Kept(blocks, chunk)
 
@@ -151,19 +149,7 @@ def _backward(
     matrices |= {f"transposed{i}": matrix.t() for i, matrix in inputs.matrices.items()}
     packed = _pack(program, {name: matrix for name, matrix in matrices.items() if name in program.backward.names})
     kinds = schedule.results
-    leases = []
-
-    def per_block(i: int) -> Tensor | None:
-        """Room for the gradient of a weight, for each block."""
-        if not needed[i] and i not in {place for place, _ in schedule.parameters}:
-            return None
-        shape = len(blocks), *tensors[i].shape
-        if kinds[i] == "vector":
-            return tensors[i].new_zeros(shape)
-        leases.append(Lease(math.prod(shape) * program.dtype.itemsize))
-        return leases[-1].numbers(shape, program.dtype)
-
-    weights = {i: per_block(i) for i, kind in enumerate(kinds) if kind != "sequence"}
+    weights = _WeightGradients(program, {**inputs.matrices, **inputs.vectors}, needed, len(blocks))
     places = [i for i, kind in enumerate(kinds) if kind == "sequence"]
     dsequences = [
         torch.zeros_like(sequence) if q in schedule.read else torch.empty_like(sequence) if needed[place] else None
@@ -183,25 +169,50 @@ def _backward(
         **{f"dsequence{q}": gradient for q, gradient in enumerate(dsequences) if gradient is not None},
         **{f"dleaf{i}": dleaf for i, dleaf in enumerate(dleaves) if dleaf is not None},
     }
-    totals = {f"dmatrix{i}": weights[i] for i, kind in enumerate(kinds) if kind == "matrix"}
-    totals |= {f"dparameter{i}": weights[place] for i, (place, _) in enumerate(schedule.parameters)}
-    totals |= {f"dbias{i}": weights[a.bias] for i, a in enumerate(schedule.accumulators) if a.bias is not None}
     arguments = []
     for index, (block, room) in enumerate(zip(blocks, scratch, strict=True)):
-        own = {name: gradient[index].data_ptr() for name, gradient in totals.items() if gradient is not None}
-        places = {**block.addresses(), **room.addresses(), **block.rows_of(named)}
-        arguments.append(program.backward.arguments({**shared, **places, **own}))
+        own = {**block.addresses(), **room.addresses(), **block.rows_of(named), **weights.addresses(index)}
+        arguments.append(program.backward.arguments({**shared, **own}))
     run_blocks(program.backward, arguments, torch.get_num_threads())
     results: list[Tensor | None] = []
     remaining = iter(dsequences)
     for i, kind in enumerate(kinds):
-        if kind == "sequence":
-            gradient = next(remaining)
-            results.append(gradient if needed[i] else None)
-        else:
-            parts = weights[i]
-            wanted = parts is not None and needed[i]
-            results.append(torch.sum(parts, 0, out=torch.empty_like(tensors[i])) if wanted else None)
+        gradient = next(remaining) if kind == "sequence" else weights.total(i)
+        results.append(gradient if needed[i] else None)
     for dleaf, leaf in zip(dleaves, inputs.leaves, strict=True):
         results.append(None if dleaf is None else dleaf.view(leaf.shape))
     return results
+
+
+class _WeightGradients:
+    """The gradients of weights, for each block apart.
+
+    Args:
+        program: The step.
+        weights: Matrices and vectors by their places among the results of the prologue.
+        needed: Whether a gradient is wanted. Kernels write those of the vectors that they read in any case.
+        blocks: Number of blocks.
+    """
+
+    def __init__(self, program: Program, weights: dict[int, Tensor], needed: Sequence[bool], blocks: int) -> None:
+        self.schedule = program.schedule
+        self.weights = weights
+        read = {place for place, _ in self.schedule.parameters}
+        self.parts = {i: weight.new_zeros(blocks, *weight.shape) for i, weight in weights.items() if i in read}
+        self.leases = []  # of memory that need not be 0, because the first chunk of steps sets it
+        for i in weights.keys() - read:
+            if needed[i]:
+                shape = blocks, *weights[i].shape
+                self.leases.append(Lease(math.prod(shape) * program.dtype.itemsize))
+                self.parts[i] = self.leases[-1].numbers(shape, program.dtype)
+
+    def addresses(self, block: int) -> dict[str, int]:
+        """Return the addresses of the gradients of a block, by the names that the code has for them."""
+        names = {f"dmatrix{i}": i for i, kind in enumerate(self.schedule.results) if kind == "matrix"}
+        names |= {f"dparameter{i}": place for i, (place, _) in enumerate(self.schedule.parameters)}
+        names |= {f"dbias{i}": a.bias for i, a in enumerate(self.schedule.accumulators) if a.bias is not None}
+        return {name: self.parts[i][block].data_ptr() for name, i in names.items() if i in self.parts}
+
+    def total(self, i: int) -> Tensor | None:
+        """Return the sum over the blocks, in the order of the weight."""
+        return torch.sum(self.parts[i], 0, out=torch.empty_like(self.weights[i])) if i in self.parts else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -41,9 +42,7 @@ def run_tensors(
             for result, kind in zip(results, schedule.results, strict=True)
             if kind == "sequence"
         ]
-        numbers = {
-            f"number{i}": torch.tensor(number, dtype=torch.float64) for i, number in enumerate(schedule.numbers)
-        }
+        numbers = {f"number{i}": torch.tensor(number, dtype=torch.float64) for i, number in enumerate(schedule.numbers)}
         parameters = [results[place][None] for place, _ in schedule.parameters]
         parameters = [
             parameter.view(1, *example.shape[1:])
@@ -120,42 +119,46 @@ class _Chunk(torch.autograd.Function):
         schedule = program.schedule
         given = _Arguments.of(schedule, tensors)
         products = _products(program, given.matrices)
-        sums = [_own(total, K, len(given.leaves[0])) for total in given.sums]
-        by_step = {f"accumulator{i}": total.unbind(0) for i, total in enumerate(sums)}
-        by_step |= {f"sequence{q}": part.unbind(0) for q, part in zip(schedule.read, given.read, strict=True)}
+        like = next(leaf for leaf in given.leaves if leaf.is_floating_point())
+        B = len(like)
+
+        def room(example: Tensor, steps: int = K) -> Tensor:
+            return like.new_empty(steps, B, *example.shape[1:], dtype=example.dtype)
+
+        arrays = {f"accumulator{i}": _for_each_step(total, K, B) for i, total in enumerate(given.sums)}
+        arrays |= {f"sequence{q}": part for q, part in zip(schedule.read, given.read, strict=True)}
+        by_step = {name: array.unbind(0) for name, array in arrays.items()}
         named = {**numbers, **{f"parameter{i}": parameter for i, parameter in enumerate(given.parameters)}}
         named |= {f"leaf{i}": leaf for i, leaf in enumerate(given.leaves)}
-        history: dict[str, list[Tensor]] = {name: [] for name in program.kept if not name.startswith("accumulator")}
-        costly: list[list[list[Tensor]]] = [[] for _ in program.stages]
-        outputs = []
+        after: dict[str, Tensor] = {}  # the leaves after each step, and what else the stages compute
+        for i, leaf in enumerate(given.leaves):
+            states = room(leaf, K + 1)
+            states[0] = leaf
+            arrays[f"leaf{i}"], after[f"leaf{i}"] = states[:-1], states[1:]
+        others = {name: x for stage in program.stages for name, x in stage.written.items() if name not in after}
+        after |= {name: room(example) for name, example in others.items()}
+        arrays |= {name: after[name] for name in others} | {f"next_{name}": array for name, array in after.items()}
+        kept = [[room(example) for example in stage.kept] for stage in program.stages]
+        targets = [
+            _steps([*(after[name] for name in stage.written), *own], K)
+            for stage, own in zip(program.stages, kept, strict=True)
+        ]
         for t in range(K):
             named.update((name, steps[t]) for name, steps in by_step.items())
-            for place, (stage, part) in enumerate(zip(program.stages, schedule.stages, strict=True)):
+            for place, stage in enumerate(program.stages):
                 for total, operand, matrix in products[place]:
                     _add_product_(named[total], named[operand], matrix)
-                found, kept = stage.run(named)
-                named.update((f"value{v}", value) for v, value in zip(part.values, found, strict=False))
-                costly[place].append(kept)
-            for name, steps in history.items():
-                steps.append(named[name])
-            outputs.append(found[0])
-            before = {name: named[name] for name in (f"leaf{i}" for i in range(len(given.leaves)))}
-            named.update((f"leaf{i}", leaf) for i, leaf in enumerate(found[1:]))
-        last = [
-            leaf.clone() if leaf is old else leaf for leaf, old in zip(found[1:], before.values(), strict=True)
-        ]
-        stack = _Stack()
-        ends = {name: [*steps, named[name]] for name, steps in history.items() if name.startswith("leaf")}
-        whole = {f"accumulator{i}": total for i, total in enumerate(sums)}
-        whole |= {name: stack(steps, ends.get(name)) for name, steps in history.items()}
-        stacks = [whole[name] for name in program.kept]
-        stacks += [stack(list(steps)) for kept in costly for steps in zip(*kept, strict=True)]
-        ctx.save_for_backward(*given.matrices, *given.parameters, *given.read, *stacks)
+                found = stage.forward(*[named[name] for name in stage.arguments], *targets[place][t])
+                named.update(zip(stage.outputs, found, strict=False))
+        last = [named[f"leaf{i}"].clone() for i in range(len(given.leaves))]
+        stacks = [arrays[name] for name in program.kept]
+        ctx.save_for_backward(
+            *given.matrices, *given.parameters, *given.read, *stacks, *(array for own in kept for array in own)
+        )
         ctx.program, ctx.numbers, ctx.K = program, numbers, K
-        ctx.constant = [total is not own for total, own in zip(given.sums, sums, strict=True)]
-        ctx.kept = [len(kept[0]) for kept in costly]
+        ctx.constant = [total.shape[:2] != (K, B) for total in given.sums]
         ctx.mark_non_differentiable(*(leaf for leaf in last if not leaf.is_floating_point()))
-        return stack(outputs), *last
+        return after[program.stages[-1].same or "y"], *last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -175,14 +178,21 @@ class _Chunk(torch.autograd.Function):
             **{name: next(saved).flatten(0, 1) for name in program.kept},
         }
         factors = []
-        for stage, count in zip(program.stages, ctx.kept, strict=True):
-            kept = [next(saved).flatten(0, 1) for _ in range(count)]
+        for stage in program.stages:
+            kept = [next(saved).flatten(0, 1) for _ in stage.kept]
             factors.append([_by_step(factor, K, B) for factor in stage.factors(kept, named)])
         products = _products(program, [matrix.t() for matrix in matrices])
         later = {f"leaf{i}": grad for i, grad in enumerate(grads[1:]) if grad.is_floating_point()}
-        over_time: dict[str, list[Tensor]] = {
-            name: [] for stage in program.stages for name in stage.gradients if not name.startswith("leaf")
-        }
+        examples = dict(schedule.raw)
+        over_time = [
+            {
+                name: grads[0].new_empty(K, B, *examples[name].shape[1:])
+                for name in stage.gradients
+                if not name.startswith("leaf")
+            }
+            for stage in program.stages
+        ]
+        targets = [_steps(list(arrays.values()), K) for arrays in over_time]
         dy = grads[0].unbind(0)
         for t in reversed(range(K)):
             seeds = {"y": dy[t], **later}
@@ -190,7 +200,7 @@ class _Chunk(torch.autograd.Function):
             for place in range(len(program.stages) - 1, -1, -1):
                 stage = program.stages[place]
                 arriving = [seeds[name] for name in stage.seeds]
-                found = stage.back(*arriving, *[factor[t] for factor in factors[place]])
+                found = stage.back(*arriving, *[factor[t] for factor in factors[place]], *targets[place][t])
                 for name, gradient in zip(stage.gradients, found, strict=True):
                     total[name] = total[name] + gradient if name in total else gradient
                 for source, operand, matrix in products[place]:
@@ -201,28 +211,28 @@ class _Chunk(torch.autograd.Function):
                     else:
                         target[operand] = (d.to(matrix.dtype) @ matrix).to(d.dtype)
             later = {name: total[name] if name in total else torch.zeros_like(seeds[name]) for name in later}
-            for name, steps in over_time.items():
-                steps.append(total[name])
-        dsums = [torch.stack(over_time[f"accumulator{i}"][::-1]) for i in range(len(schedule.accumulators))]
-        dmatrices = []
+
+        def summed(name: str) -> Tensor:
+            return reduce(torch.add, [arrays[name] for arrays in over_time if name in arrays])
+
+        dsums = [summed(f"accumulator{i}") for i in range(len(schedule.accumulators))]
+        dmatrices: list[Tensor] = []
         for i, accumulator in enumerate(schedule.accumulators):
             for product in accumulator.by_step:
                 a, d = named[f"{product.operand.kind}{product.operand.index}"], dsums[i].flatten(0, 1)
                 low = matrices[len(dmatrices)].dtype
                 dmatrices.append(a.t().to(low) @ d.to(low))
-        dparameters = [
-            torch.stack(over_time[f"parameter{i}"]).sum((0, 1))[None].view_as(p) for i, p in enumerate(parameters)
-        ]
+        dparameters = [summed(f"parameter{i}").sum((0, 1))[None].view_as(p) for i, p in enumerate(parameters)]
         dsums = [
             d.sum((0, 1), keepdim=True) if constant else d for d, constant in zip(dsums, ctx.constant, strict=True)
         ]
-        dread = [torch.stack(over_time[f"sequence{q}"][::-1]) for q in schedule.read]
+        dread = [summed(f"sequence{q}") for q in schedule.read]
         dleaves = [later.get(f"leaf{i}") for i in range(len(schedule.leaves))]
         return None, None, None, *dmatrices, *dparameters, *dsums, *dread, *dleaves
 
 
 def _products(program: TensorProgram, matrices: Sequence[Tensor]) -> list[list[tuple[str, str, Tensor]]]:
-    """Return the products with the state for each stage: names of the accumulator and of the operand, and the matrix."""
+    """Return the products with the state for each stage: names of accumulator and operand, and the matrix."""
     found: list[list[tuple[str, str, Tensor]]] = [[] for _ in program.stages]
     remaining = iter(matrices)
     for i, accumulator in enumerate(program.schedule.accumulators):
@@ -245,26 +255,14 @@ def _add_product_(total: Tensor, a: Tensor, matrix: Tensor) -> None:
         total.add_(a.to(matrix.dtype) @ matrix)
 
 
-def _own(total: Tensor, K: int, B: int) -> Tensor:
-    """Return what an accumulator gets before the loop as a tensor of its own, to which products are added in place."""
+def _for_each_step(total: Tensor, K: int, B: int) -> Tensor:
+    """Return what an accumulator gets before the loop, for each row and step: products are added in place."""
     return total if total.shape[:2] == (K, B) else total.expand(K, B, -1).contiguous()
 
 
-class _Stack:
-    """Stacks lists of tensors. Lists of the same tensors share their memory, also the outputs and the states after them."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[int, ...], Tensor] = {}
-
-    def __call__(self, steps: list[Tensor], with_end: list[Tensor] | None = None) -> Tensor:
-        """Return ``steps`` as one tensor. ``with_end`` are the same and one more."""
-        key = tuple(map(id, steps))
-        if key not in self.known:
-            whole = torch.stack(steps if with_end is None else with_end)
-            self.known[key] = whole[: len(steps)]
-            if with_end is not None:
-                self.known[tuple(map(id, with_end[1:]))] = whole[1:]
-        return self.known[key]
+def _steps(arrays: Sequence[Tensor], K: int) -> list[tuple[Tensor, ...]]:
+    """Return the parts of ``arrays`` for each step."""
+    return list(zip(*(array.unbind(0) for array in arrays), strict=True)) if arrays else [()] * K
 
 
 def _by_step(factor: Tensor, K: int, B: int) -> Sequence[Tensor]:

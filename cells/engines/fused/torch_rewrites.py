@@ -2,16 +2,18 @@
 
 Starting an operation takes longer than computing one step of it, so their number matters:
 
-- The same operation on most pieces of a tensor, such as the sigmoid of three gates of four, becomes one operation on the
-  whole.
+- The same operation on most pieces of a tensor, such as the sigmoid of three gates of four, becomes one operation on
+  the whole.
 - The derivative is linear in the gradients that arrive. Their factors do not depend on them, so products of factors are
   computed before the loop, for many steps at once.
+- A product and a sum become one operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from operator import getitem
 from typing import Any
 
@@ -21,7 +23,33 @@ from torch import Tensor, fx
 from cells.engines.fused.graphs import operation
 
 aten = torch.ops.aten
-MERGED = {"sigmoid", "tanh", "exp", "relu", "add", "sub", "mul"}
+MERGED = {"sigmoid", "tanh", "exp", "relu", "add", "sub", "rsub", "mul"}
+
+
+def rewrite(graph: fx.Graph, seeds: Sequence[fx.Node]) -> None:
+    """Rewrite the graph of a stage and its derivative.
+
+    Args:
+        graph: The graph.
+        seeds: The gradients that arrive.
+    """
+    merge_pieces(graph)
+    FactorCollector(graph, seeds)
+    merge_pieces(graph)  # the factors
+    add_products(graph)
+
+
+def add_products(graph: fx.Graph) -> None:
+    """Compute x + a b by one operation."""
+    for node in graph.nodes:
+        if operation(node) != "add" or node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args):
+            continue
+        for x, product in (node.args, node.args[::-1]):
+            single = len(product.users) == 1 and operation(product) == "mul" and not product.kwargs
+            tensors = all(isinstance(arg, fx.Node) for arg in product.args)
+            if single and tensors and shape_of(x) == shape_of(product):
+                node.target, node.args = aten.addcmul.default, (x, *product.args)
+                break
 
 
 def merge_pieces(graph: fx.Graph) -> None:
@@ -73,7 +101,7 @@ def _same_operation(graph: fx.Graph) -> list[_Member] | None:
             continue
         key = node.target, tuple(source.whole if isinstance(source, _Piece) else source for source in sources)
         groups.setdefault(key, []).append(_Member(node, sources, found[0].place, found[0].count))
-    return next((group for group in groups.values() if 2 <= len(group) and group[0].count <= 2 * len(group)), None)
+    return next((group for group in groups.values() if len(group) >= 2 and group[0].count <= 2 * len(group)), None)
 
 
 def _cuts_features(node: Any) -> bool:
@@ -103,6 +131,7 @@ class FactorCollector:
         self.graph = graph
         self.products = {seed: _Product(seed) for seed in seeds}
         self.computed: dict[fx.Node, fx.Node] = {}
+        self.joined: dict[tuple[Any, ...], fx.Node] = {}
         for node in list(graph.nodes):
             if node.op == "output":
                 with graph.inserting_before(node):
@@ -130,10 +159,8 @@ class FactorCollector:
 
     def _call(self, target: Callable[..., Any], *args: Any) -> fx.Node:
         """Add a pointwise operation."""
-        shapes = [shape_of(arg) for arg in args if isinstance(arg, fx.Node)]
-        return add_node(
-            self.graph, target, *args, value=torch.empty(torch.broadcast_shapes(*shapes), device="meta")
-        )
+        values = [torch.empty(shape_of(arg), device="meta") for arg in args if isinstance(arg, fx.Node)]
+        return add_node(self.graph, target, *args, value=reduce(torch.add, values))
 
     def _times(self, gradient: fx.Node, factor: fx.Node) -> _Product | None:
         """Return ``gradient`` times ``factor``, if that does not depend on gradients."""
@@ -180,9 +207,7 @@ class FactorCollector:
             return _Product(first.gradient, self._call(aten.add.Tensor, first.factor, second.factor))
         for product, other in ((second, a), (first, b)):
             if product.factor is not None and shape_of(product.gradient) == shape_of(a):
-                return _Product(
-                    self._call(aten.addcmul.default, self._value(other), product.gradient, product.factor)
-                )
+                return _Product(self._call(aten.addcmul.default, self._value(other), product.gradient, product.factor))
         return None
 
     def _cat(self, parts: Sequence[fx.Node], dim: int = 0) -> _Product | None:
@@ -195,14 +220,17 @@ class FactorCollector:
                 return None
             gradients.append(product.gradient)
             factors.append(product.factor)
-        joined = []
-        for nodes in (gradients, factors):
-            value = torch.cat([torch.empty(shape_of(part), device="meta") for part in nodes], dim)
-            joined.append(add_node(self.graph, aten.cat.default, nodes, dim, value=value))
-        return _Product(*joined)
+        return _Product(self._joined(gradients, dim), self._joined(factors, dim))
+
+    def _joined(self, parts: list[fx.Node], dim: int) -> fx.Node:
+        key = *parts, dim
+        if key not in self.joined:
+            value = torch.cat([torch.empty(shape_of(part), device="meta") for part in parts], dim)
+            self.joined[key] = add_node(self.graph, aten.cat.default, parts, dim, value=value)
+        return self.joined[key]
 
 
-def add_node(graph: fx.Graph, target: Callable[..., Any], *args: Any, value: Any) -> fx.Node:
+def add_node(graph: fx.Graph, target: Any, *args: Any, value: Any) -> fx.Node:
     """Add an operation whose result is like ``value``."""
     node = graph.call_function(target, args)
     node.meta["val"] = value

@@ -18,7 +18,8 @@ from cells import Cell
 from cells.denormals import flushes_denormals
 from cells.engines import fused
 from cells.engines.choice import choose_engine, explain_engine
-from cells.engines.fused import layout, threads, torch_ops, workspace
+from cells.engines.fused import NotFusable, layout, threads, torch_ops, workspace
+from cells.engines.fused.graphs import operation
 from cells.state import leaves
 
 
@@ -164,6 +165,24 @@ def test_torch_operations_equal_the_loop(build, monkeypatch):
     cell = make(build)
     x_BTI, state = torch.randn(3, 9, 3, dtype=torch.float64), random_state(cell, 3)
     assert difference(run(cell, x_BTI, state), run(cell, x_BTI, state, cell.loop)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "back"), [("LSTM", 6, 5), ("GRU", 6, 6), ("MomentumLSTM", 6, 5), ("RNN", 1, 2)]
+)
+def test_loops_of_torch_operations_are_short(name, forward, back, monkeypatch):
+    """Each operation is a launch on a GPU. An LSTM: sigmoid of all gates, f c, tanh, + i g, tanh, o tanh(c)."""
+    monkeypatch.setattr(fused, "compiler_fault", lambda: "llvmlite is absent")
+    monkeypatch.setattr(fused, "_programs", {})
+    cells.find_cell(name)(3, 4, engine="fused")(torch.randn(2, 3, 3))
+    stage = next(program for program in fused._programs.values() if not isinstance(program, NotFusable)).stages[0]
+    assert [operations(stage.forward), operations(stage.back)] == [forward, back]
+
+
+def operations(run):
+    free = {"getitem", "split", "getattr", "size"}
+    calls = [node for node in run.__self__.graph.nodes if node.op == "call_function"]
+    return sum(operation(node) not in free for node in calls)
 
 
 @pytest.mark.parametrize("build", STEPS)

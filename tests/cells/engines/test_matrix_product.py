@@ -15,7 +15,15 @@ KINDS = {
     "float64, SSE": (torch.float64, Registers(128, 16)),
     "float64": (torch.float64, Registers.of_this_processor()),
 }
-SIZES = [(1, 1, 1), (3, 7, 5), (16, 158, 632), (14, DEPTH, 32), (15, DEPTH + 1, 33), (29, 2 * DEPTH + 3, 64), (64, 1, 31)]
+SIZES = [
+    (1, 1, 1),
+    (3, 7, 5),
+    (16, 158, 632),
+    (14, DEPTH, 32),
+    (15, DEPTH + 1, 33),
+    (29, 2 * DEPTH + 3, 64),
+    (64, 1, 31),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
