@@ -13,8 +13,8 @@ from cells.engines.fused.program import Program
 from cells.engines.fused.workspace import Lease
 
 MOST_ROWS = 64  # of a block: its states and accumulators of a step stay in the cache
-CHUNK = 2**17  # numbers in the accumulators of a chunk: they stay in the cache
-LEAST_ROWS = 128  # of a chunk, steps times rows: the gradients of the weights are read and written once a chunk
+CHUNK = 2**18  # numbers in the accumulators of a chunk: they stay in the cache
+LEAST_ROWS = 256  # of a chunk, steps times rows: the gradients of the weights are read and written once a chunk
 LINE = 64  # bytes of a line of the cache, at which each array starts
 
 
