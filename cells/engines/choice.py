@@ -72,9 +72,9 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
     1. ``reference``, the step loop, where a transform of ``torch.func`` or a dispatch mode follows every operation, and
        for tensors without data. In a compiled or exported program ``library`` if torch has a kernel for the cell,
        ``scan`` if the cell is linear in its state, else ``reference``.
-    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU,
-       ``library`` for LSTM kernels that need no identity as their input weight, where there is no compiler, and for a
-       single sequence: the kernel divides its units among the threads, ``fused`` would use one.
+    2. ``library`` on CUDA, if torch has a kernel for the cell: cuDNN computes all steps at once. On the CPU without
+       autocast, ``library`` for LSTM kernels that need no identity as their input weight, where there is no compiler,
+       and for a single sequence: the kernel divides its units among the threads, ``fused`` would use one.
     3. ``scan`` for a cell that is linear in its state, on CUDA, under autocast, and where there is no compiler.
     4. ``fused`` elsewhere. If it turns out that the step cannot be fused, the kernel, the scan or the reference loop
        runs.
@@ -98,12 +98,14 @@ def choose_engine(cell: EngineCell, x: Tensor | None = None) -> str:
         return "fused"
     if example.is_cuda:
         return "library" if cell.library else "scan" if cell.scannable else "fused"
+    if torch.is_autocast_enabled("cpu"):
+        return "scan" if cell.scannable else "fused"
     compiled = compiler_fault() is None
     single = x is not None and len(x) == 1
     lstm = cell.library and getattr(cell, "kernel", None) is torch.lstm and cell.library_is_direct
     if lstm and (single or not compiled):
         return "library"
-    return "scan" if cell.scannable and (not compiled or torch.is_autocast_enabled("cpu")) else "fused"
+    return "scan" if cell.scannable and not compiled else "fused"
 
 
 def _without_fused(cell: EngineCell) -> str:

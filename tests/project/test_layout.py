@@ -10,7 +10,7 @@ import pytest
 from helpers.paths import ROOT
 
 PACKAGES = {  # what each package may import, beside the standard library and itself; None: anything that is installed
-    "cells": {"torch", "geotorch", "llvmlite", "numpy", "scipy"},  # the last three: compiled steps of the engine fused
+    "cells": {"torch", "geotorch", "llvmlite", "numpy"},  # the last two: compiled steps of the engine fused
     "datamodules": None,
     "app": None,
 }

@@ -109,13 +109,6 @@ class Function:
         pointers = [b.inttoptr(x.value, POINTER) for x in (to, start)]
         b.call(copy, [*pointers, size.value, ir.Constant(ir.IntType(1), 0)])
 
-    def clear(self, to: Int, size: Int) -> None:
-        """Set ``size`` bytes to 0."""
-        b = self.builder
-        clear = b.module.declare_intrinsic("llvm.memset", [POINTER, INT])
-        zero = ir.Constant(ir.IntType(8), 0)
-        b.call(clear, [b.inttoptr(to.value, POINTER), zero, size.value, ir.Constant(ir.IntType(1), 0)])
-
     def on_stack(self, kind: ir.Type) -> Int:
         """Return the address of memory on the stack."""
         return self.int(self.at_entry(lambda entry: entry.ptrtoint(entry.alloca(kind), INT)))

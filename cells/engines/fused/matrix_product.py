@@ -20,9 +20,9 @@ from torch import Tensor
 from cells.engines.fused.arithmetic import FLAGS
 from cells.engines.fused.code import INT, POINTER, VOID, Function, Int, compile_text, new_module, processor_features
 
-DEPTH = 256  # rows of a panel that are used at a time: they stay in the first cache
-AHEAD = 32  # rows of a panel from which on it is fetched from memory
-VECTORS = 2  # of a panel
+DEPTH = 256  # rows of a panel that are used at a time: they stay in the L1 cache
+AHEAD = 32  # how many rows before its use a row of a panel is fetched
+VECTORS = 2  # in a row of a panel
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class _Tile:
         adds = self._everywhere(b.icmp_signed("!=", add.value, ir.Constant(INT, 0)))
         for row, part in cells:
             place = b.gep(c_place, [(c_stride * row + part * self.lanes).value], source_etype=self.real)
-            before_it = self._masked_load(place, b.and_(inside[part], adds))
-            self._masked_store(b.fadd(before_it, more[row, part], flags=FLAGS), place, inside[part])
+            old = self._masked_load(place, b.and_(inside[part], adds))
+            self._masked_store(b.fadd(old, more[row, part], flags=FLAGS), place, inside[part])
         return self.f.finish()
 
     def _load(self, base: ir.Value, index: Int) -> ir.Value:
@@ -179,12 +179,12 @@ class _Tile:
         return self.f.builder.load(place, typ=self.vector, align=self._alignment)
 
     def _fetch(self, base: ir.Value, index: Int) -> None:
-        """Begin to fetch into the second cache. The processor does so by itself only within a page."""
+        """Begin to fetch into the L2 cache. The processor does so by itself only within a page."""
         kinds = [POINTER, *[ir.IntType(32)] * 3]
         fetch = self._intrinsic("llvm.prefetch.p0", VOID, kinds)
         place = self.f.builder.gep(base, [index.value], source_etype=self.real)
-        reading, second_cache, data = (ir.Constant(ir.IntType(32), x) for x in (0, 2, 1))
-        self.f.builder.call(fetch, [place, reading, second_cache, data])
+        reading, l2, data = (ir.Constant(ir.IntType(32), x) for x in (0, 2, 1))
+        self.f.builder.call(fetch, [place, reading, l2, data])
 
     @property
     def _alignment(self) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from cells.engines.fused.derivatives import COSTLY, trace_derivative
-from cells.engines.fused.graphs import Run, extract, needed_by, operation, tanh
+from cells.engines.fused.graphs import Run, extract, needed_by, operation
 from cells.engines.fused.schedule import Schedule
 from cells.engines.fused.torch_rewrites import is_zero, rewrite
 
@@ -27,7 +26,7 @@ class TensorStage:
         written: Those that it writes into given tensors, with examples: all, but not y if a leaf is the same.
         same: That leaf, if any.
         kept: Examples of the costly values to keep.
-        forward: Takes the arguments, then tensors for what it writes and keeps; gives the outputs.
+        forward: Takes the arguments, then tensors for what it writes and keeps; gives the outputs, then what it keeps.
         read: Names of the arguments that the backward pass needs; of outputs with ``next_``.
         prepare: Takes the kept values and these arguments; gives the factors of the gradients.
         seeds: Names of the outputs that have gradients.
@@ -107,9 +106,6 @@ def _split(schedule: Schedule, index: int) -> TensorStage:
     after = {computed[name]: f"next_{name}" for name in written if computed[name] not in inputs}
     read += [(name, node) for node, name in after.items() if node in in_prepare]
     read.sort(key=lambda entry: not _by_row(entry[1], rows))  # the first argument tells the number of rows
-    for node in graph.nodes:
-        if node.target is torch.ops.aten.tanh.default:
-            node.target = tanh
     places = [*(found.index(name) for name in written), *range(len(found), len(found) + len(kept))]
     written_gradients = [place for place, name in enumerate(gradients) if not name.startswith("leaf")]
     return TensorStage(

@@ -6,7 +6,7 @@ Starting an operation takes longer than computing one step of it, so their numbe
   the whole.
 - The derivative is linear in the gradients that arrive. Their factors do not depend on them, so products of factors are
   computed before the loop, for many steps at once.
-- A product and a sum become one operation.
+- A product and a sum become one operation, and tanh on the CPU a faster one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from cells.engines.fused.graphs import operation
+from cells.engines.fused.graphs import operation, tanh
 
 aten = torch.ops.aten
 MERGED = {"sigmoid", "tanh", "exp", "relu", "add", "sub", "rsub", "mul"}
@@ -37,6 +37,9 @@ def rewrite(graph: fx.Graph, seeds: Sequence[fx.Node]) -> None:
     FactorCollector(graph, seeds)
     merge_pieces(graph)  # the factors
     add_products(graph)
+    for node in graph.nodes:
+        if node.target is aten.tanh.default:
+            node.target = tanh
 
 
 def add_products(graph: fx.Graph) -> None:

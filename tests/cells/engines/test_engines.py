@@ -228,5 +228,7 @@ def test_engine_auto(monkeypatch):
     several, single = torch.randn(2, 4, 3), torch.randn(1, 4, 3)
     assert {choose_engine(cell, several) for cell in some.values()} == {"fused"}
     assert {name: choose_engine(cell, single) for name, cell in some.items()} == by_kernel
+    with torch.autocast("cpu", torch.bfloat16):  # the kernel would keep the state in low precision too
+        assert {choose_engine(cell, single) for cell in some.values()} == {"fused"}
     monkeypatch.setattr(choice, "compiler_fault", lambda: "llvmlite is absent")
     assert {name: choose_engine(cell, several) for name, cell in some.items()} == by_kernel
