@@ -26,6 +26,7 @@ CHAOTIC = {"NesterovDTRIV": 2}  # the longest T at which rounding does not grow 
 def _small_chunks(monkeypatch):
     """Use chunks of a few steps, so that short sequences have several, the last one shorter."""
     monkeypatch.setattr(layout, "CHUNK", 256)
+    monkeypatch.setattr(layout, "LEAST_ROWS", 1)
     monkeypatch.setitem(torch_ops.CHUNK, "cpu", 256)
 
 

@@ -117,6 +117,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
     monkeypatch.setattr(layout, "CHUNK", 256)
+    monkeypatch.setattr(layout, "LEAST_ROWS", 1)
     monkeypatch.setitem(torch_ops.CHUNK, "cpu", 256)
 
 
